@@ -1,0 +1,1 @@
+"""per_agent: a buffered background agent for billable usage events."""

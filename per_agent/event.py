@@ -1,0 +1,376 @@
+"""The words that everyone uses: `Activity`, `MeterEvent`, and the `Receipt` for one that was accepted.
+
+An event is checked once, at the border, all problems named at once; inside the house it is trusted. It is
+encoded once, in the caller's thread, and those bytes are what every later attempt is made of.
+
+An identifier is a UUID of version 7 (RFC 9562): the time in milliseconds, a counter of this process, and a
+node of 48 random bits drawn anew in each process and after each fork. So it is unique over processes,
+hosts, forks and restarts, sorts by time, and costs no system call per event.
+"""
+
+import itertools
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from per_agent.errors import InvalidEvent
+
+MAX_EVENT_BYTES: Final = 64 * 1024
+"""The longest encoded event: metadata is for labels, and a bounded event is what bounds the buffer."""
+
+_MAX_SECONDS: Final = 1e11  # the year 5138 in seconds, but 1973 in milliseconds: what lies above is no epoch second
+_MAX_VALUE_CHARS: Final = 128  # in plain notation; keeps Decimal("1E+999999") from becoming a megabyte
+_MAX_NAME: Final = 64  # Payment Kit's limit for a meter's event_name
+_MAX_IDENTIFIER: Final = 255  # Payment Kit's limit for identifier
+_MAX_DEPTH: Final = 32  # of metadata; far below the recursion limit
+_PLAIN_DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+
+class Activity(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
+    """One user of one billed customer was active. `at` is in epoch seconds."""
+
+    id: str
+    billing_id: str
+    user_id: str
+    activity_type_id: str
+    at: float
+
+    def as_record(self) -> dict[str, Any]:
+        """The event in the form that `event_from_record` reads."""
+        return {
+            "type": "activity",
+            "id": self.id,
+            "billing_id": self.billing_id,
+            "user_id": self.user_id,
+            "activity_type_id": self.activity_type_id,
+            "at": self.at,
+        }
+
+
+class MeterEvent(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False):
+    """A customer used something that is metered.
+
+    `value` is an exact decimal in plain notation, `timestamp` in epoch seconds; `metadata` and `source_data`
+    are JSON text or None. `livemode` None means the mode of the destination.
+    """
+
+    id: str
+    event_name: str
+    customer_id: str
+    value: str
+    timestamp: float
+    subscription_id: str | None = None
+    metadata: str | None = None
+    source_data: str | None = None
+    livemode: bool | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """The event in the form that `event_from_record` reads."""
+        record = {
+            "type": "meter",
+            "identifier": self.id,
+            "event_name": self.event_name,
+            "customer_id": self.customer_id,
+            "value": self.value,
+            "timestamp": self.timestamp,
+            "subscription_id": self.subscription_id,
+            "metadata": None if self.metadata is None else msgspec.json.decode(self.metadata),
+            "source_data": None if self.source_data is None else msgspec.json.decode(self.source_data),
+            "livemode": self.livemode,
+        }
+        return {field: value for field, value in record.items() if value is not None}
+
+
+Event = Activity | MeterEvent
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Event).decode
+_encode_json = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def encode(event: Event) -> bytes:
+    """The event's bytes, as they lie in the spool.
+
+    Raises `InvalidEvent` where text has no UTF-8 form or the event is longer than `MAX_EVENT_BYTES`.
+    """
+    try:
+        encoded = _encode(event)
+    except UnicodeEncodeError as error:
+        raise InvalidEvent({"event": f"holds text that has no UTF-8 form ({error.reason})"}) from None
+    if len(encoded) > MAX_EVENT_BYTES:
+        raise InvalidEvent({"event": f"is {len(encoded)} bytes long, at most {MAX_EVENT_BYTES} are taken"})
+    return encoded
+
+
+def decode(encoded: bytes) -> Event:
+    """The event that *encoded* holds. Raises `msgspec.DecodeError` where it holds none."""
+    return _decode(encoded)
+
+
+class Identifiers:
+    """Makes identifiers. Threads may share one; `renew` gives a forked child its own."""
+
+    __slots__ = ("_clock_ns", "_count", "_node")
+
+    def __init__(self, clock_ns: Callable[[], int] = time.time_ns, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self._clock_ns = clock_ns
+        self.renew(entropy)
+
+    def renew(self, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        """Draw a new node, so that no identifier of this process can be one of its parent's."""
+        self._node = entropy(6).hex()
+        self._count = itertools.count(int.from_bytes(entropy(3), "big"))
+
+    def __call__(self) -> str:
+        # 48 bits of milliseconds, version 7, 24 bits of counter around the variant, 48 bits of node. The
+        # counter runs on over the millisecond: 16 million events in one would be needed to repeat.
+        stamp = f"{self._clock_ns() // 1_000_000:012x}"
+        count = f"{next(self._count) & 0xFFFFFF:06x}"
+        return f"{stamp[:8]}-{stamp[8:]}-7{count[:3]}-8{count[3:]}-{self._node}"
+
+
+def new_activity(  # noqa: PLR0913  (the event's own fields, as the public surface names them)
+    billing_id: str, user_id: str, activity_type_id: str, at: object, *, id: str, now: float  # noqa: A002
+) -> Activity:
+    """An activity, checked. *at* None means *now*. Raises `InvalidEvent` with every problem named."""
+    if (
+        at is None
+        and type(billing_id) is str
+        and type(user_id) is str
+        and type(activity_type_id) is str
+        and billing_id
+        and user_id
+        and activity_type_id
+    ):
+        return Activity(id, billing_id, user_id, activity_type_id, now)
+    check = _Check()
+    event = Activity(
+        check.text("id", id, _MAX_IDENTIFIER),
+        check.text("billing_id", billing_id),
+        check.text("user_id", user_id),
+        check.text("activity_type_id", activity_type_id),
+        now if at is None else check.moment("at", at),
+    )
+    check.raise_problems()
+    return event
+
+
+def new_meter_event(  # noqa: PLR0913  (the event's own fields, as the public surface names them)
+    event_name: str,
+    customer_id: str,
+    value: object,
+    *,
+    identifier: str,
+    now: float,
+    subscription_id: str | None = None,
+    timestamp: object = None,
+    metadata: Mapping[str, Any] | None = None,
+    source_data: Any = None,
+    livemode: bool | None = None,
+) -> MeterEvent:
+    """A meter event, checked. *timestamp* None means *now*. Raises `InvalidEvent` with every problem named."""
+    check = _Check()
+    event = MeterEvent(
+        check.text("identifier", identifier, _MAX_IDENTIFIER),
+        check.text("event_name", event_name, _MAX_NAME),
+        check.text("customer_id", customer_id),
+        check.decimal("value", value),
+        now if timestamp is None else check.moment("timestamp", timestamp),
+        None if subscription_id is None else check.text("subscription_id", subscription_id),
+        None if metadata is None else check.json("metadata", metadata, dict),
+        None if source_data is None else check.json("source_data", source_data, (dict, list)),
+        livemode,
+    )
+    if livemode is not None and type(livemode) is not bool:
+        check.problems["livemode"] = f"must be true or false, not {_kind(livemode)}"
+    check.raise_problems()
+    return event
+
+
+_RECORD_FIELDS: Final = {
+    "activity": frozenset({"id", "billing_id", "user_id", "activity_type_id", "at"}),
+    "meter": frozenset(
+        {
+            "identifier", "event_name", "customer_id", "value", "timestamp",
+            "subscription_id", "metadata", "source_data", "livemode",
+        }
+    ),
+}  # fmt: skip
+
+
+def event_from_record(record: object, *, id: str, now: float) -> Event:  # noqa: A002  (the event's own word)
+    """The event that a JSON object describes, as `Event.as_record` writes it.
+
+    `type` may be left out: an object with `event_name` is a meter event. *id* and *now* serve where the
+    record brings none. Numbers should have been read as `Decimal` (`RECORDS` does), so that they stay exact.
+    Raises `InvalidEvent` with every problem named, unknown fields included.
+    """
+    if not isinstance(record, dict):
+        raise InvalidEvent({"event": f"must be a JSON object, not {_kind(record)}"})
+    fields = dict(record)
+    kind = fields.pop("type", "meter" if "event_name" in fields else "activity")
+    known = _RECORD_FIELDS.get(kind) if isinstance(kind, str) else None
+    if known is None:
+        raise InvalidEvent({"type": f'must be "activity" or "meter", not {kind!r}'})
+    problems = {
+        str(field): f"is not a field of {'an activity' if kind == 'activity' else 'a meter event'}"
+        for field in fields.keys() - known
+    }
+    given = {field: fields.get(field) for field in known}
+    try:
+        event: Event
+        if kind == "activity":
+            given["id"] = id if given["id"] is None else given["id"]
+            event = new_activity(**given, now=now)  # type: ignore[arg-type]  # unchecked input: that is what it checks
+        else:
+            given["identifier"] = id if given["identifier"] is None else given["identifier"]
+            event = new_meter_event(**given, now=now)  # type: ignore[arg-type]  # as above
+    except InvalidEvent as error:
+        problems |= error.problems
+    if problems:
+        raise InvalidEvent(problems)
+    return event
+
+
+RECORDS: Final = msgspec.json.Decoder(float_hook=Decimal)
+"""Reads JSON without a float on the way: `{"value": 0.1}` is exactly one tenth."""
+
+
+class _Check:
+    """Collects what is wrong with an event; each method gives the value in its kept form."""
+
+    __slots__ = ("problems",)
+
+    def __init__(self) -> None:
+        self.problems: dict[str, str] = {}
+
+    def raise_problems(self) -> None:
+        if self.problems:
+            raise InvalidEvent(self.problems)
+
+    def text(self, field: str, value: object, longest: int | None = None) -> str:
+        if not isinstance(value, str):
+            self.problems[field] = "is missing" if value is None else f"must be a string, not {_kind(value)}"
+            return ""
+        if not value:
+            self.problems[field] = "must not be empty"
+        elif longest is not None and len(value) > longest:
+            self.problems[field] = f"is {len(value)} characters long, at most {longest} are taken"
+        return str(value)
+
+    def decimal(self, field: str, value: object) -> str:
+        problem = None
+        plain = ""
+        if value is None:
+            problem = "is missing"
+        elif isinstance(value, bool):
+            problem = "must be a number, not a bool"
+        elif isinstance(value, float):
+            problem = f'is a float, which is not exact: give an int, a Decimal, or a string such as "{value!r}"'
+        elif isinstance(value, int | Decimal):
+            plain, problem = _plain(value)
+        elif isinstance(value, str):
+            plain = value
+            if len(value) > _MAX_VALUE_CHARS:
+                problem = f"is {len(value)} characters long, at most {_MAX_VALUE_CHARS} are taken"
+            elif _PLAIN_DECIMAL.fullmatch(value) is None:
+                problem = f'must be a plain decimal such as "0.001", not {value!r}'
+        else:
+            problem = f"must be an int, a Decimal or a decimal string, not {_kind(value)}"
+        if problem is not None:
+            self.problems[field] = problem
+        return plain
+
+    def moment(self, field: str, value: object) -> float:
+        if isinstance(value, datetime):
+            if value.utcoffset() is None:
+                self.problems[field] = "is a datetime without a zone: give it one, such as datetime.now(UTC)"
+                return 0.0
+            value = value.timestamp()
+        if isinstance(value, str):
+            try:
+                parsed = datetime.fromisoformat(value)
+            except ValueError:
+                self.problems[field] = f"must be ISO 8601 with a zone, or epoch seconds, not {value!r}"
+                return 0.0
+            return self.moment(field, parsed)
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+            self.problems[field] = f"must be a datetime with a zone or epoch seconds, not {_kind(value)}"
+            return 0.0
+        if not math.isfinite(value) or value < 0:
+            self.problems[field] = f"must be seconds since 1970, not {value}"
+            return 0.0
+        if value >= _MAX_SECONDS:
+            self.problems[field] = f"must be in seconds, and {value} looks like milliseconds or finer"
+            return 0.0
+        return float(value)
+
+    def json(self, field: str, value: object, outer: type | tuple[type, ...]) -> str | None:
+        if not isinstance(value, outer) and not (outer is dict and isinstance(value, Mapping)):
+            self.problems[field] = f"must be a JSON {'object' if outer is dict else 'object or list'}, not {_kind(value)}"
+            return None
+        problem = _json_problem(value, field, _MAX_DEPTH)
+        if problem is None:
+            try:
+                return _encode_json(value).decode()
+            except (UnicodeEncodeError, TypeError, ValueError, OverflowError) as error:
+                problem = f"cannot be written as JSON: {error}"
+        self.problems[field] = problem
+        return None
+
+
+def _plain(value: int | Decimal) -> tuple[str, str | None]:
+    """*value* in plain notation, never by way of float, and what is wrong with it."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return "", f"must be a finite number, not {value}"
+        _, digits, exponent = value.as_tuple()
+        assert isinstance(exponent, int)
+        if len(digits) + abs(exponent) > _MAX_VALUE_CHARS:
+            return "", f"has more than {_MAX_VALUE_CHARS} digits in plain notation"
+        return format(value, "f"), None
+    if value.bit_length() > _MAX_VALUE_CHARS * 3:
+        return "", f"has more than {_MAX_VALUE_CHARS} digits"
+    return str(int(value)), None
+
+
+def _json_problem(value: object, path: str, depth: int) -> str | None:
+    """What keeps *value* from being JSON, with the path to it; None where nothing does."""
+    problem: str | None = None
+    if depth == 0:
+        problem = f"{path} is nested deeper than {_MAX_DEPTH} levels"
+    elif value is None or isinstance(value, bool | int | str):
+        problem = None
+    elif isinstance(value, float | Decimal):
+        problem = None if math.isfinite(value) else f"{path} is {value}, which JSON does not have"
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                problem = f"{path} has the key {key!r}, and JSON keys are strings"
+            else:
+                problem = _json_problem(item, f"{path}.{key}", depth - 1)
+            if problem is not None:
+                break
+    elif isinstance(value, list | tuple):
+        problems = (_json_problem(item, f"{path}[{at}]", depth - 1) for at, item in enumerate(value))
+        problem = next((found for found in problems if found is not None), None)
+    else:
+        problem = f"{path} is {_kind(value)}, which JSON does not have"
+    return problem
+
+
+def _kind(value: object) -> str:
+    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
+
+
+def iso(seconds: float) -> str:
+    """Epoch *seconds* as ISO 8601 in UTC with milliseconds, as Per writes its times."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
