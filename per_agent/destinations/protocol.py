@@ -43,6 +43,10 @@ class Destination(Protocol):
         """Whether the events that were parked under *key* may go on. Never raises for what the network did."""
         ...
 
+    def parking_keys(self, event: Event) -> Sequence[str]:
+        """The keys under which `send` could park *event*, so that those known to wait need not be offered."""
+        ...
+
     def close(self) -> None:
         """Give back connections. `send` may be called again afterwards, and opens new ones."""
         ...

@@ -1,29 +1,16 @@
-"""The words that everyone uses: `Activity`, `MeterEvent`, and the `Receipt` for one that was accepted.
+"""The border: what callers and files bring becomes an event, or an `InvalidEvent` with every problem named."""
 
-An event is checked once, at the border, all problems named at once; inside the house it is trusted. It is
-encoded once, in the caller's thread, and those bytes are what every later attempt is made of.
-
-An identifier is a UUID of version 7 (RFC 9562): the time in milliseconds, a counter of this process, and a
-node of 48 random bits drawn anew in each process and after each fork. So it is unique over processes,
-hosts, forks and restarts, sorts by time, and costs no system call per event.
-"""
-
-import itertools
 import math
-import os
 import re
-import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 
 from per_agent.errors import InvalidEvent
-
-MAX_EVENT_BYTES: Final = 64 * 1024
-"""The longest encoded event: metadata is for labels, and a bounded event is what bounds the buffer."""
+from per_agent.event.kinds import Activity, Event, MeterEvent
 
 _MAX_SECONDS: Final = 1e11  # the year 5138 in seconds, but 1973 in milliseconds: what lies above is no epoch second
 _MAX_VALUE_CHARS: Final = 128  # in plain notation; keeps Decimal("1E+999999") from becoming a megabyte
@@ -32,108 +19,7 @@ _MAX_IDENTIFIER: Final = 255  # Payment Kit's limit for identifier
 _MAX_DEPTH: Final = 32  # of metadata; far below the recursion limit
 _PLAIN_DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
-
-class Activity(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
-    """One user of one billed customer was active. `at` is in epoch seconds."""
-
-    id: str
-    billing_id: str
-    user_id: str
-    activity_type_id: str
-    at: float
-
-    def as_record(self) -> dict[str, Any]:
-        """The event in the form that `event_from_record` reads."""
-        return {
-            "type": "activity",
-            "id": self.id,
-            "billing_id": self.billing_id,
-            "user_id": self.user_id,
-            "activity_type_id": self.activity_type_id,
-            "at": self.at,
-        }
-
-
-class MeterEvent(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False):
-    """A customer used something that is metered.
-
-    `value` is an exact decimal in plain notation, `timestamp` in epoch seconds; `metadata` and `source_data`
-    are JSON text or None. `livemode` None means the mode of the destination.
-    """
-
-    id: str
-    event_name: str
-    customer_id: str
-    value: str
-    timestamp: float
-    subscription_id: str | None = None
-    metadata: str | None = None
-    source_data: str | None = None
-    livemode: bool | None = None
-
-    def as_record(self) -> dict[str, Any]:
-        """The event in the form that `event_from_record` reads."""
-        record = {
-            "type": "meter",
-            "identifier": self.id,
-            "event_name": self.event_name,
-            "customer_id": self.customer_id,
-            "value": self.value,
-            "timestamp": self.timestamp,
-            "subscription_id": self.subscription_id,
-            "metadata": None if self.metadata is None else msgspec.json.decode(self.metadata),
-            "source_data": None if self.source_data is None else msgspec.json.decode(self.source_data),
-            "livemode": self.livemode,
-        }
-        return {field: value for field, value in record.items() if value is not None}
-
-
-Event = Activity | MeterEvent
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Event).decode
 _encode_json = msgspec.json.Encoder(decimal_format="number").encode
-
-
-def encode(event: Event) -> bytes:
-    """The event's bytes, as they lie in the spool.
-
-    Raises `InvalidEvent` where text has no UTF-8 form or the event is longer than `MAX_EVENT_BYTES`.
-    """
-    try:
-        encoded = _encode(event)
-    except UnicodeEncodeError as error:
-        raise InvalidEvent({"event": f"holds text that has no UTF-8 form ({error.reason})"}) from None
-    if len(encoded) > MAX_EVENT_BYTES:
-        raise InvalidEvent({"event": f"is {len(encoded)} bytes long, at most {MAX_EVENT_BYTES} are taken"})
-    return encoded
-
-
-def decode(encoded: bytes) -> Event:
-    """The event that *encoded* holds. Raises `msgspec.DecodeError` where it holds none."""
-    return _decode(encoded)
-
-
-class Identifiers:
-    """Makes identifiers. Threads may share one; `renew` gives a forked child its own."""
-
-    __slots__ = ("_clock_ns", "_count", "_node")
-
-    def __init__(self, clock_ns: Callable[[], int] = time.time_ns, entropy: Callable[[int], bytes] = os.urandom) -> None:
-        self._clock_ns = clock_ns
-        self.renew(entropy)
-
-    def renew(self, entropy: Callable[[int], bytes] = os.urandom) -> None:
-        """Draw a new node, so that no identifier of this process can be one of its parent's."""
-        self._node = entropy(6).hex()
-        self._count = itertools.count(int.from_bytes(entropy(3), "big"))
-
-    def __call__(self) -> str:
-        # 48 bits of milliseconds, version 7, 24 bits of counter around the variant, 48 bits of node. The
-        # counter runs on over the millisecond: 16 million events in one would be needed to repeat.
-        stamp = f"{self._clock_ns() // 1_000_000:012x}"
-        count = f"{next(self._count) & 0xFFFFFF:06x}"
-        return f"{stamp[:8]}-{stamp[8:]}-7{count[:3]}-8{count[3:]}-{self._node}"
 
 
 def new_activity(  # noqa: PLR0913  (the event's own fields, as the public surface names them)
@@ -368,9 +254,3 @@ def _json_problem(value: object, path: str, depth: int) -> str | None:
 
 def _kind(value: object) -> str:
     return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
-
-
-def iso(seconds: float) -> str:
-    """Epoch *seconds* as ISO 8601 in UTC with milliseconds, as Per writes its times."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"

@@ -1,0 +1,156 @@
+"""The courier: one thread that takes blocks from the lanes and has them delivered, destinations side by side.
+
+It never waits for a disk or a network: it asks the spool and the senders, and their answers come back as
+calls in its inbox. So no destination can hold up another, and stopping is prompt.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from per_agent.courier.health import Condition
+from per_agent.courier.route import Route
+from per_agent.destinations import Destination
+from per_agent.log import Log
+from per_agent.settings import DeliverySettings
+from per_agent.spool import Spool
+
+_AFTER_DEFECT: Final = 1.0  # seconds
+
+
+class Courier:
+    """Delivers what the attached spools hold. Methods are for any thread.
+
+    Args:
+        destinations: each gets the lane of its name.
+        settings: pauses, probes and how much is read ahead.
+        changed: called when the condition of a destination changed; must not block.
+        chores: what else is to be done from time to time in this thread, with the seconds in between.
+    """
+
+    def __init__(  # noqa: PLR0913  (its parts)
+        self,
+        destinations: Sequence[Destination],
+        settings: DeliverySettings,
+        changed: Callable[[], None],
+        *,
+        chores: Sequence[tuple[float, Callable[[], None]]] = (),
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._routes = [
+            Route(destination, settings, self._later, changed, clock=clock, wall=wall)
+            for destination in destinations
+        ]
+        self._chores = [[clock() + every, every, chore] for every, chore in chores]
+        self._stop = threading.Event()
+        self._log = Log()
+        self._thread = threading.Thread(target=self._run, name="per_agent courier", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread and all senders: at interpreter exit no thread could be started any more."""
+        for route in self._routes:
+            route.senders.start()
+        self._thread.start()
+
+    def attach(self, spool: Spool) -> None:
+        """Deliver what *spool* holds, too."""
+        self._later(lambda: [route.attach(spool) for route in self._routes])
+
+    def detach(self, spool: Spool) -> None:
+        """Forget *spool*, which must be drained."""
+        self._later(lambda: [route.detach(spool) for route in self._routes])
+
+    def stop(self, timeout: float | None) -> bool:
+        """Send nothing more, wait for what is in flight, end the threads. False when time ran out first.
+
+        What was answered in time is handed to the spool; what was not stays in it.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def seconds_left() -> float | None:
+            return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+        for route in self._routes:
+            route.senders.stop()
+        if self._thread.ident is None:
+            return True
+        ended = [route.senders.join(seconds_left) for route in self._routes]
+        self._stop.set()
+        self._inbox.put(None)
+        self._thread.join(seconds_left())
+        for route in self._routes:
+            route.destination.close()
+        return all(ended) and not self._thread.is_alive()
+
+    def stuck(self, lanes: Mapping[str, int]) -> bool:
+        """Whether none of the *lanes* with pending events can get on before some pause is over."""
+        routes = {route.name: route for route in self._routes}
+        return all(
+            lane not in routes or routes[lane].stuck or (routes[lane].idle and bool(routes[lane].parked))
+            for lane, pending in lanes.items()
+            if pending
+        )
+
+    @property
+    def conditions(self) -> dict[str, Condition]:
+        """How each destination is doing."""
+        return {route.name: route.health.condition for route in self._routes}
+
+    @property
+    def retries(self) -> dict[str, int]:
+        """Attempts that met trouble of the destination, for each."""
+        return {route.name: route.retries for route in self._routes}
+
+    def parked(self) -> dict[str, list[str]]:
+        """What the parked events of each destination wait for."""
+        return {route.name: route.parked for route in self._routes}
+
+    def step(self) -> float | None:
+        """Do all that can be done now. Returns the seconds until there is more to do, None: when something comes."""
+        while True:
+            try:
+                call = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            if call is not None:
+                call()
+        waits = [wait for route in self._routes if (wait := route.advance()) is not None]
+        waits += (self._due(chore) for chore in self._chores)
+        return min(waits, default=None)
+
+    def _due(self, chore: list) -> float:  # type: ignore[type-arg]
+        now = self._clock()
+        if chore[0] <= now:
+            chore[2]()
+            chore[0] = self._clock() + chore[1]
+        return max(0.0, chore[0] - now)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                wait = self.step()
+            except Exception:  # noqa: BLE001  (outermost: a defect must not end the thread and strand the lanes)
+                self._log.bug("the courier met a defect and goes on")
+                self._stop.wait(_AFTER_DEFECT)
+                continue
+            self._wait(wait)
+        self.step()
+        for route in self._routes:
+            route.settle_all()
+
+    def _wait(self, seconds: float | None) -> None:
+        try:
+            call = self._inbox.get(timeout=seconds)
+        except queue.Empty:
+            return
+        # Back into the inbox it would lose its place: what was asked first is answered first.
+        if call is not None:
+            call()
+
+    def _later(self, call: Callable[[], None] | Callable[[], object]) -> None:
+        self._inbox.put(call)  # type: ignore[arg-type]  # results are not looked at

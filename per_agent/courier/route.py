@@ -1,0 +1,308 @@
+"""The way to one destination: which events are next, how many at once, and what their outcomes mean.
+
+Everything here runs in the courier's thread. Three rules decide:
+
+- Trouble of the destination (`Retry`, `Halt`) pauses the destination, once for all that met it. Its events
+  go back to the head of the queue.
+- An event's own trouble concerns that event. One that keeps failing while others go through waits by
+  itself, ever longer, so a poison event costs the others a moment and not their turn. A refusal in words
+  that nobody documented is tried again; it ends in the dead letters when others were delivered meanwhile,
+  and pauses the destination when none was: then it is not the event.
+- What a meter or a customer must heal is parked on the disk, off the queue, and probed.
+"""
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from per_agent.backoff import Backoff
+from per_agent.courier.health import Condition, Health, State
+from per_agent.courier.senders import Senders
+from per_agent.courier.window import Item, Loaded, Window
+from per_agent.destinations import Delivered, Destination, Halt, Outcome, Parked, Refused, Retry
+from per_agent.event import decode
+from per_agent.log import Log
+from per_agent.settings import DeliverySettings
+from per_agent.spool import Block, DeadLetter, Parking, Spool
+
+
+class Route:
+    """One destination's lanes in all spools at hand, its queue, its health and its senders.
+
+    Args:
+        later: runs a call in the courier's thread, from any thread.
+        changed: called when the destination's condition changed.
+    """
+
+    def __init__(  # noqa: PLR0913  (its parts)
+        self,
+        destination: Destination,
+        settings: DeliverySettings,
+        later: Callable[[Callable[[], None]], None],
+        changed: Callable[[], None],
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self.destination = destination
+        self.name = destination.name
+        self._settings = settings
+        self._later = later
+        self._changed = changed
+        self._clock = clock
+        self._wall = wall
+        self._backoff = Backoff(
+            initial=settings.backoff_initial,
+            ceiling=settings.backoff_max,
+            retry_after_ceiling=settings.retry_after_max,
+        )
+        self.health = Health(self._backoff, destination.concurrency)
+        self.senders = Senders(destination)
+        self.retries = 0
+        self._windows: list[Window] = []
+        self._ready: deque[Item] = deque()
+        self._delayed: list[tuple[float, int, Item]] = []
+        self._ticks = itertools.count()  # orders what is due at the same time
+        self._in_flight = 0
+        self._successes = 0
+        self._parked: dict[str, float] = {}  # what events wait for, and when to look next (monotonic)
+        self._probing: set[str] = set()
+        self._log = Log(destination=self.name)
+
+    # Spools
+
+    def attach(self, spool: Spool) -> None:
+        """Deliver what *spool* holds for this destination."""
+        self._windows.append(Window(spool, self.name, self._settings.window_blocks, self._arrived, self._know_parked))
+        spool.post_look(
+            lambda store: store.parkings(self.name),
+            lambda parkings: self._later(lambda: self._know_parked(parkings)),
+        )
+        self._note(spool)
+
+    def detach(self, spool: Spool) -> None:
+        """*spool* is drained and about to be closed."""
+        self._windows = [window for window in self._windows if window.spool is not spool]
+
+    def _arrived(self, window: Window, turn: int, blocks: list[Block]) -> None:
+        self._later(lambda: self._load(window, turn, blocks))
+
+    def _load(self, window: Window, turn: int, blocks: list[Block]) -> None:
+        for loaded in window.take(turn, blocks):
+            for at in loaded.block.pending():
+                try:
+                    event = decode(loaded.block.events[at])
+                except msgspec.MsgspecError as error:
+                    loaded.dead(at, self._letter(loaded, at, "cannot be read by this version", str(error), 0))
+                    continue
+                item = Item(loaded, at, event)
+                key = self._waits_for(item)
+                if key is None:
+                    self._ready.append(item)
+                else:
+                    loaded.parked(at, Parking(key, "waits with the others", self._wall()))
+            loaded.settle(self._later, hurried=False)
+
+    # Sending
+
+    def advance(self) -> float | None:
+        """Do what can be done now. Returns the seconds until there is more to do by time alone, or None."""
+        now = self._clock()
+        for window in self._windows:
+            window.ask()
+        while self._delayed and self._delayed[0][0] <= now:
+            self._ready.append(heapq.heappop(self._delayed)[2])
+        while self._ready and self._in_flight < self.health.allowed(now):
+            self._send_next()
+        waits = [self._probe_due(now), self.health.resumes_in(now) if self._ready else None]
+        if self._delayed:
+            waits.append(self._delayed[0][0] - now)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _send_next(self) -> None:
+        # While the destination is in trouble one event is enough to find out.
+        size = self.destination.batch if self.health.open else 1
+        items = [self._ready.popleft() for _ in range(min(size, len(self._ready)))]
+        epoch, alone = self.health.epoch, not self.health.open
+        self._in_flight += 1
+        self.senders.send(
+            [item.event for item in items],
+            lambda outcomes: self._later(lambda: self._sent(items, outcomes, epoch, alone=alone)),
+        )
+
+    def _sent(
+        self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, *, alone: bool
+    ) -> None:
+        self._in_flight -= 1
+        again: list[Item] = []
+        answered = False
+        for item, outcome in zip(items, outcomes, strict=True):
+            item.attempts += 1
+            match outcome:
+                case Delivered():
+                    answered = True
+                    self._successes += 1
+                    item.loaded.delivered(item.at)
+                case Parked(key, reason):
+                    answered = True
+                    self._park(item, key, reason)
+                case Refused(reason, certain):
+                    answered = answered or certain
+                    if not self._refused(item, reason, epoch, certain=certain):
+                        self._delay(item)
+                case Retry(reason, after):
+                    self.retries += 1
+                    self._fail("retrying", reason, epoch, after)
+                    again.append(item)
+                case Halt(reason):
+                    self._fail("halted", reason, epoch)
+                    again.append(item)
+        if answered and self.health.answered(epoch, self._wall()):
+            self._log.info("the destination is well again")
+            self._tell()
+        self._put_back(again, to_the_end=alone)
+        # When nothing is left to send, the next blocks wait for these to be settled.
+        for loaded in {item.loaded: None for item in items}:
+            loaded.settle(self._later, hurried=not self._ready)
+
+    def _put_back(self, items: list[Item], *, to_the_end: bool) -> None:
+        """Offer *items* again: in their order at the head, but one that failed alone lets others try first."""
+        for item in reversed(items):
+            others_went = item.seen_successes not in (-1, self._successes)
+            item.seen_successes = self._successes
+            if others_went:
+                self._delay(item)
+            elif to_the_end:
+                self._ready.append(item)
+            else:
+                self._ready.appendleft(item)
+
+    def _delay(self, item: Item) -> None:
+        item.own_troubles += 1
+        due = self._clock() + self._backoff.wait(item.own_troubles)
+        heapq.heappush(self._delayed, (due, next(self._ticks), item))
+
+    def _refused(self, item: Item, reason: str, epoch: int, *, certain: bool) -> bool:
+        """Bury *item* where that is right. False: it is to be tried again."""
+        if certain:
+            self._bury(item, "refused by the destination", reason)
+            return True
+        if item.seen_successes < 0:
+            item.seen_successes = self._successes
+        if item.attempts < self._settings.refusal_attempts:
+            return False
+        if self._successes > item.seen_successes:
+            self._bury(item, f"refused {item.attempts} times, while others were delivered", reason)
+            return True
+        self._fail("halted", f"every event is refused: {reason}", epoch)
+        return False
+
+    def _bury(self, item: Item, reason: str, words: str) -> None:
+        letter = self._letter(item.loaded, item.at, reason, words, item.attempts)
+        item.loaded.dead(item.at, letter)
+        self._log.error("an event is dead", reason=reason, words=words)
+
+    def _letter(self, loaded: Loaded, at: int, reason: str, words: str, attempts: int) -> DeadLetter:  # noqa: PLR0913  (a record's own fields)
+        return DeadLetter(loaded.block.events[at], reason, words, attempts, self._wall())
+
+    # Parked events
+
+    def _waits_for(self, item: Item) -> str | None:
+        """The key under which *item* would have to be parked, as far as is known without asking."""
+        if not self._parked:
+            return None
+        return next((key for key in self.destination.parking_keys(item.event) if key in self._parked), None)
+
+    def _park(self, item: Item, key: str, reason: str) -> None:
+        item.loaded.parked(item.at, Parking(key, reason, self._wall()))
+        if key not in self._parked:
+            self._parked[key] = self._clock() + self._settings.probe_interval
+            self._log.warning("events are parked", waits_for=key.partition(":")[0], reason=reason)
+            for waiting in [other for other in self._ready if key in self.destination.parking_keys(other.event)]:
+                self._ready.remove(waiting)
+                waiting.loaded.parked(waiting.at, Parking(key, reason, self._wall()))
+                waiting.loaded.settle(self._later, hurried=False)
+
+    def _know_parked(self, parkings: Sequence[Parking]) -> None:
+        """What is parked on the disk is looked after, whatever became of its key meanwhile."""
+        for parking in parkings:
+            self._parked.setdefault(parking.key, self._clock() + self._settings.probe_interval)
+
+    def _probe_due(self, now: float) -> float | None:
+        """Look after parked events whose time has come. Returns the seconds until the next look."""
+        if not self.health.open:
+            return None
+        waits = []
+        for key, due in self._parked.items():
+            if key in self._probing:
+                continue
+            if due <= now and len(self._probing) < self.destination.concurrency:
+                self._probing.add(key)
+                self.senders.probe(key, lambda ok, key=key: self._later(lambda: self._probed(key, ok)))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            else:
+                waits.append(max(0.0, due - now))
+        return min(waits, default=None)
+
+    def _probed(self, key: str, may_go_on: bool) -> None:
+        self._probing.discard(key)
+        if not may_go_on:
+            self._parked[key] = self._clock() + self._settings.probe_interval
+            return
+        self._parked.pop(key, None)
+        self._log.info("parked events go on", waits_for=key.partition(":")[0])
+        for window in self._windows:
+            self._unpark(window, key)
+
+    def _unpark(self, window: Window, key: str) -> None:
+        def moved(all_of_them: bool) -> None:
+            window.rewind()
+            if not all_of_them:
+                self._unpark(window, key)
+
+        window.spool.post(
+            lambda changes: changes.unpark(self.name, key), lambda done: self._later(lambda: moved(done))
+        )
+
+    # Condition
+
+    def settle_all(self) -> None:
+        """Hand everything that was decided to the spool: nothing more will come."""
+        for window in self._windows:
+            for loaded in window:
+                loaded.settle_rest(self._later)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in memory or in flight."""
+        return not (self._in_flight or self._ready or self._delayed or any(any(True for _ in w) for w in self._windows))
+
+    @property
+    def stuck(self) -> bool:
+        """Whether nothing can go on before a pause is over."""
+        return self.health.allowed(self._clock()) == 0 and self._in_flight == 0
+
+    @property
+    def parked(self) -> list[str]:
+        """What parked events wait for."""
+        return list(self._parked)
+
+    def _fail(self, state: State, reason: str, epoch: int, after: float | None = None) -> None:
+        if self.health.failed(state, reason, epoch, self._clock(), self._wall(), after):
+            say = self._log.error if state == "halted" else self._log.warning
+            say("the destination is in trouble: its events are kept", state=state, reason=reason)
+            self._tell()
+
+    def _tell(self) -> None:
+        for window in self._windows:
+            self._note(window.spool)
+        self._changed()
+
+    def _note(self, spool: Spool) -> None:
+        said = msgspec.json.encode(self.health.condition)
+        spool.post(lambda changes: changes.note(self.name, said))
+
+
+__all__ = ["Condition", "Route"]

@@ -1,0 +1,75 @@
+"""The threads that talk to one destination: as many as it may have requests in flight.
+
+Threads and a blocking client, rather than an event loop: at interpreter exit an event loop can no longer
+open connections by name, and a thread can no longer be started; these are all started with the courier.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from per_agent.destinations import Destination, Outcome, Retry
+from per_agent.event import Event
+from per_agent.log import Log
+
+Task = Callable[[], None]
+
+
+class Senders:
+    """Runs `send` and `probe` of one destination beside the courier's thread."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._log = Log(destination=destination.name)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"per_agent sender {destination.name} {n}", daemon=True)
+            for n in range(destination.concurrency)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, events: Sequence[Event], then: Callable[[Sequence[Outcome]], None]) -> None:
+        """Offer *events*; *then* is called with their outcomes from one of the threads."""
+
+        def task() -> None:
+            try:
+                outcomes = self._destination.send(events)
+                if len(outcomes) != len(events):
+                    raise AssertionError(f"{len(outcomes)} outcomes for {len(events)} events")  # noqa: TRY301
+            except Exception as error:  # noqa: BLE001  (a defect of a destination must not lose its events)
+                self._log.bug("a destination met a defect; its events are kept")
+                outcomes = [Retry(f"a defect in per_agent: {error!r}")] * len(events)
+            then(outcomes)
+
+        self._tasks.put(task)
+
+    def probe(self, key: str, then: Callable[[bool], None]) -> None:
+        """Ask whether what was parked under *key* may go on."""
+
+        def task() -> None:
+            try:
+                may_go_on = self._destination.probe(key)
+            except Exception:  # noqa: BLE001  (as above)
+                self._log.bug("a destination met a defect; its events stay parked")
+                may_go_on = False
+            then(may_go_on)
+
+        self._tasks.put(task)
+
+    def stop(self) -> None:
+        """Let the threads end when they have done what they are doing."""
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def join(self, seconds_left: Callable[[], float | None]) -> bool:
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(seconds_left())
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()

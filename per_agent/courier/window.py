@@ -1,0 +1,136 @@
+"""The blocks of one lane that are in memory: read ahead a bounded number, settled as their events are decided."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from per_agent.event import Event
+from per_agent.spool import Block, BlockId, DeadLetter, Parking, Settlement, Spool
+
+
+class Item:
+    """One event on its way to one destination."""
+
+    __slots__ = ("at", "attempts", "event", "loaded", "own_troubles", "seen_successes")
+
+    def __init__(self, loaded: "Loaded", at: int, event: Event) -> None:
+        self.loaded = loaded
+        self.at = at
+        self.event = event
+        self.attempts = 0
+        self.own_troubles = 0  # failures of this event while others went through
+        self.seen_successes = -1  # the route's successes when this event last failed; -1: it never did
+
+
+class Loaded:
+    """One block in memory, and what has been decided about its events since the last settlement.
+
+    At most one settlement is under way at a time; what is decided meanwhile goes into the next.
+    """
+
+    __slots__ = ("_busy", "_dead", "_delivered", "_parked", "block", "left", "window")
+
+    def __init__(self, window: "Window", block: Block) -> None:
+        self.window = window
+        self.block = block
+        self.left = sum(1 for _ in block.pending())  # events whose settlement is not committed
+        self._busy = False
+        self._delivered: list[int] = []
+        self._dead: list[tuple[int, DeadLetter]] = []
+        self._parked: dict[str, tuple[Parking, list[int]]] = {}
+
+    def delivered(self, at: int) -> None:
+        self._delivered.append(at)
+
+    def dead(self, at: int, letter: DeadLetter) -> None:
+        self._dead.append((at, letter))
+
+    def parked(self, at: int, parking: Parking) -> None:
+        self._parked.setdefault(parking.key, (parking, []))[1].append(at)
+
+    def settle(self, later: Callable[[Callable[[], None]], None], *, hurried: bool) -> None:
+        """Have the spool commit what was decided; *later* runs a call in the courier's thread."""
+        if not self._busy:
+            self.settle_rest(later, hurried=hurried)
+
+    def settle_rest(self, later: Callable[[Callable[[], None]], None], *, hurried: bool = True) -> None:
+        """As `settle`, also while an earlier settlement is under way."""
+        decided = len(self._delivered) + len(self._dead) + sum(len(ats) for _, ats in self._parked.values())
+        if not decided:
+            return
+        what = Settlement(delivered=self._delivered, dead=self._dead, parked=list(self._parked.values()))
+        self._busy = True
+        self._delivered, self._dead, self._parked = [], [], {}
+
+        def committed() -> None:
+            self._busy = False
+            self.left -= decided
+            self.window.parked([parking for parking, _ in what.parked])
+            if self.left:
+                self.settle(later, hurried=hurried)
+            else:
+                self.window.drop(self)
+
+        self.window.spool.settle(self.block, what, lambda: later(committed), hurried=hurried)
+
+
+class Window:
+    """The read-ahead of one lane in one spool."""
+
+    def __init__(  # noqa: PLR0913  (its parts)
+        self,
+        spool: Spool,
+        lane: str,
+        size: int,
+        arrived: Callable[["Window", int, list[Block]], None],
+        parked: Callable[[Sequence[Parking]], None],
+    ) -> None:
+        self.spool = spool
+        self._lane = lane
+        self._size = size
+        self._arrived = arrived  # called in the spooler's thread
+        self.parked = parked  # called in the courier's thread, when events were parked on the disk
+        self._loaded: dict[BlockId, Loaded] = {}
+        self._after: BlockId | None = None
+        self._asking = False
+        self._turn = 0  # tells answers to the present question from those to one that was withdrawn
+
+    def __iter__(self) -> Iterator[Loaded]:
+        return iter(self._loaded.values())
+
+    @property
+    def full(self) -> bool:
+        return len(self._loaded) >= self._size
+
+    def ask(self) -> None:
+        """Ask the spool for more blocks, as many as there is room for."""
+        if self._asking or self.full:
+            return
+        self._asking = True
+        turn = self._turn
+        # After a rewind the blocks in memory come along once more, and are passed over.
+        limit = self._size - len(self._loaded) if self._after is not None else self._size + len(self._loaded)
+        self.spool.head(self._lane, self._after, limit, lambda blocks: self._arrived(self, turn, blocks))
+
+    def take(self, turn: int, blocks: list[Block]) -> list[Loaded]:
+        """The blocks of an answer that are new; none when the question was withdrawn meanwhile."""
+        if turn != self._turn:
+            return []
+        self._asking = False
+        fresh = []
+        for block in blocks:
+            if block.id not in self._loaded:
+                if self.full:
+                    break
+                self._loaded[block.id] = loaded = Loaded(self, block)
+                fresh.append(loaded)
+            self._after = block.id
+        return fresh
+
+    def rewind(self) -> None:
+        """Older blocks have appeared: begin again from the oldest."""
+        self._turn += 1
+        self._asking = False
+        self._after = None
+
+    def drop(self, loaded: Loaded) -> None:
+        """All of *loaded* is settled."""
+        del self._loaded[loaded.block.id]

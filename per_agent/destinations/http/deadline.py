@@ -1,0 +1,106 @@
+"""A deadline over a whole HTTP exchange, which httpx does not have.
+
+Context: httpx's read timeout begins anew with every chunk, and with every piece of a header, so an upstream
+that drips one byte at a time holds a sender for ever. Choice: the sockets themselves are given what is left
+of the exchange's time, by way of httpcore's public network backend. A check between the body's chunks would
+not see the headers. Given up: the lookup of a host name takes no timeout, and a host with several addresses
+may take the connect timeout once for each.
+"""
+
+import math
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import httpcore
+import httpx
+
+
+class _Exchange(threading.local):
+    """When the exchange of this thread must be over; a sync exchange never leaves its thread."""
+
+    until: float = math.inf
+
+
+_exchange = _Exchange()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let all that this thread does on a `DeadlineTransport` be over *seconds* from now."""
+    _exchange.until = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _exchange.until = math.inf
+
+
+def _left(timeout: float | None, expired: type[httpcore.TimeoutException]) -> float:
+    left = _exchange.until - time.monotonic()
+    if left <= 0:
+        raise expired("the time for the whole exchange is over")
+    return left if timeout is None else min(timeout, left)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _left(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = _left(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, left))
+
+    def get_extra_info(self, info: str) -> object:
+        return self._inner.get_extra_info(info)
+
+
+class _Backend(httpcore.SyncBackend):
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        left = _left(timeout, httpcore.ConnectTimeout)
+        return _Stream(super().connect_tcp(host, port, left, local_address, socket_options))
+
+    def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        left = _left(timeout, httpcore.ConnectTimeout)
+        return _Stream(super().connect_unix_socket(path, left, socket_options))
+
+
+class DeadlineTransport(httpx.HTTPTransport):
+    """httpx's own transport, on sockets that know the deadline."""
+
+    def __init__(self, limits: httpx.Limits, socket_path: str | None) -> None:
+        context = httpx.create_ssl_context(trust_env=False)
+        super().__init__(verify=context, trust_env=False)
+        # httpx has no parameter for the backend. The pool that it made has opened nothing and is replaced.
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            uds=socket_path,
+            network_backend=_Backend(),
+        )

@@ -1,0 +1,224 @@
+"""`Upstream`: asking one HTTP service, bounded in time and in memory, and forming no opinion of its answer.
+
+What is deliberately not done: no proxies, netrc or certificates from the environment, no redirects (httpx
+turns a redirected POST into a GET without a body, and a login page answers 200), no cookies (Payment Kit's
+gateway refuses a token that stands in two places, and asks for a CSRF token once it sees a cookie), no
+compression (a small answer could unpack to gigabytes), no retries (the courier retries, by identifier).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+from urllib.parse import quote, urlencode
+
+import httpx
+
+from per_agent.backoff import retry_after
+from per_agent.destinations.http.answer import SEND_LIMIT, Answer
+from per_agent.destinations.http.deadline import DeadlineTransport, within
+from per_agent.errors import Refused, Unavailable
+
+# Node's HTTP server closes an idle connection after 5 s, nginx after 60 s or more. A request on a connection
+# that is just being closed fails in a way that leaves open whether it was received.
+_KEEPALIVE: Final = 4.0
+_MAX_WORDS: Final = 200
+_SHORTEST_SECRET: Final = 4  # what is shorter is no secret, and blotting it out would garble every sentence
+
+# What cannot have reached the upstream. All other failures may have happened after it took the request.
+_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+)
+
+
+class _Pool:
+    """One process's connections. They are closed when it is retired and the last exchange is over.
+
+    An exchange is not cut: an answer that is lost leaves an event of which nobody knows whether it counted.
+    """
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+        self._lock = threading.Lock()
+        self._users = 0
+        self._retired = False
+
+    def enter(self) -> bool:
+        """Whether the pool may be used; each True wants one `leave`."""
+        with self._lock:
+            self._users += not self._retired
+            return not self._retired
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._retired and self._users == 0
+        if last:
+            self.client.close()
+
+    def retire(self) -> None:
+        with self._lock:
+            idle = not self._retired and self._users == 0
+            self._retired = True
+        if idle:
+            self.client.close()
+
+
+class Upstream:
+    """One HTTP service and the one credential for it.
+
+    Threads may share it. Forks may: each process makes its own connections at its first request, and those
+    of its parent are neither used nor closed: on one connection both would read each other's answers.
+    """
+
+    def __init__(  # noqa: PLR0913  (a service, a credential, and its four bounds)
+        self,
+        name: str,
+        url: str,
+        token: str | None,
+        *,
+        timeout: float,
+        concurrency: int,
+        socket_path: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.url = url.rstrip("/")
+        self._token = token
+        self._timeout = timeout
+        self._concurrency = concurrency
+        self._socket_path = socket_path
+        self._clock = clock
+        self._pools: dict[int, _Pool] = {}
+
+    def __repr__(self) -> str:
+        return f"Upstream({self.name!r}, {self.url!r})"
+
+    def ask(  # noqa: PLR0913  (a request's own parts)
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        limit: int = SEND_LIMIT,
+    ) -> Answer:
+        """Ask once and give the answer, whatever its status, within the timeout.
+
+        *path* begins with a slash and is encoded already (`segment`); *query* is not. *body* is JSON. Of a
+        longer answer *limit* bytes are read. Raises `Unavailable` where there is no answer, its words saying
+        whether the request may have been received, and `Refused` where the address is too long to be asked.
+        """
+        url = self.url + path
+        if query:
+            url += "?" + urlencode(query, quote_via=quote, safe="")
+        sent = dict(headers or {})
+        if body is not None:
+            sent["content-type"] = "application/json"
+        with self._lease() as client, within(self._timeout):
+            try:
+                with client.stream(method, url, headers=sent, content=body) as response:
+                    return self._read(response, limit)
+            except httpx.RequestError as error:
+                raise Unavailable(self.name, f"{method} {path}", clip(self.hide(_why(error)))) from error
+            except httpx.InvalidURL as error:
+                # What is left to be invalid is the length: httpx takes 64 KiB, and servers less.
+                raise Refused(self.name, f"{method} {path}", f"not sent: {error}") from error
+
+    def _read(self, response: httpx.Response, limit: int) -> Answer:
+        body = bytearray()
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > limit:
+                break
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(
+            response.status_code,
+            headers,
+            bytes(body[:limit]),
+            retry_after(headers.get("retry-after"), self._clock()),
+            overrun=len(body) > limit,
+        )
+
+    def words(self, answer: Answer) -> str:
+        """What *answer* says, for a person: short, in one line, without the credential."""
+        return clip(self.hide(answer.text)) or "an empty answer"
+
+    def reason(self, answer: Answer) -> str:
+        """`words` with the status before them."""
+        return f"HTTP {answer.status}: {self.words(answer)}"
+
+    def hide(self, text: str) -> str:
+        """*text* without the credential, which some services echo."""
+        if self._token is None or len(self._token) < _SHORTEST_SECRET:
+            return text
+        return text.replace(self._token, "[hidden]")
+
+    def close(self) -> None:
+        """Give back this process's connections; exchanges under way end first. `ask` opens new ones."""
+        pool = self._pools.pop(os.getpid(), None)
+        if pool is not None:
+            pool.retire()
+
+    @contextmanager
+    def _lease(self) -> Iterator[httpx.Client]:
+        while True:
+            # No lock: a fork could leave it locked in the child for ever. `setdefault` is atomic.
+            pool = self._pools.get(os.getpid())
+            if pool is None:
+                made = _Pool(self._connect())
+                pool = self._pools.setdefault(os.getpid(), made)
+                if pool is not made:
+                    made.retire()
+            if pool.enter():
+                break
+        try:
+            yield pool.client
+        finally:
+            pool.leave()
+
+    def _connect(self) -> httpx.Client:
+        headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": _user_agent()}
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token}"
+        limits = httpx.Limits(
+            # Two more than senders, for probes: who finds no free connection fails without having asked.
+            max_connections=self._concurrency + 2,
+            max_keepalive_connections=self._concurrency + 2,
+            keepalive_expiry=_KEEPALIVE,
+        )
+        return httpx.Client(
+            headers=headers,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            timeout=httpx.Timeout(self._timeout),
+            follow_redirects=False,
+            trust_env=False,
+            transport=DeadlineTransport(limits, self._socket_path),
+        )
+
+
+def _why(error: httpx.RequestError) -> str:
+    sent = "not sent" if isinstance(error, _NOT_SENT) else "sent, no answer"
+    return f"{sent}: {type(error).__name__}: {' '.join(str(error).split()) or 'no more is known'}"
+
+
+def clip(text: str) -> str:
+    """*text* short enough for a log line, and without characters that would break one."""
+    text = text if len(text) <= _MAX_WORDS else text[: _MAX_WORDS - 1] + "…"
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _user_agent() -> str:
+    try:
+        return f"per-agent/{version('per-agent')}"
+    except PackageNotFoundError:  # run from a checkout
+        return "per-agent/0"

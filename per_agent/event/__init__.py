@@ -1,0 +1,24 @@
+"""The words that everyone uses: the two kinds of event, their identifiers, and the receipt for one."""
+
+from per_agent.event.check import RECORDS, event_from_record, new_activity, new_meter_event
+from per_agent.event.identifiers import Identifiers
+from per_agent.event.kinds import MAX_EVENT_BYTES, Activity, Event, MeterEvent, decode, encode, iso
+from per_agent.event.receipt import Progress, Receipt, Ticket
+
+__all__ = [
+    "MAX_EVENT_BYTES",
+    "RECORDS",
+    "Activity",
+    "Event",
+    "Identifiers",
+    "MeterEvent",
+    "Progress",
+    "Receipt",
+    "Ticket",
+    "decode",
+    "encode",
+    "event_from_record",
+    "iso",
+    "new_activity",
+    "new_meter_event",
+]

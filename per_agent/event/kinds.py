@@ -1,0 +1,98 @@
+"""`Activity` and `MeterEvent`: checked once at the border, trusted inside, encoded once to the bytes of their life."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from per_agent.errors import InvalidEvent
+
+MAX_EVENT_BYTES: Final = 64 * 1024
+"""The longest encoded event: metadata is for labels, and a bounded event is what bounds the buffer."""
+
+
+class Activity(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
+    """One user of one billed customer was active. `at` is in epoch seconds."""
+
+    id: str
+    billing_id: str
+    user_id: str
+    activity_type_id: str
+    at: float
+
+    def as_record(self) -> dict[str, Any]:
+        """The event in the form that `event_from_record` reads."""
+        return {
+            "type": "activity",
+            "id": self.id,
+            "billing_id": self.billing_id,
+            "user_id": self.user_id,
+            "activity_type_id": self.activity_type_id,
+            "at": self.at,
+        }
+
+
+class MeterEvent(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False):
+    """A customer used something that is metered.
+
+    `value` is an exact decimal in plain notation, `timestamp` in epoch seconds; `metadata` and `source_data`
+    are JSON text or None. `livemode` None means the mode of the destination.
+    """
+
+    id: str
+    event_name: str
+    customer_id: str
+    value: str
+    timestamp: float
+    subscription_id: str | None = None
+    metadata: str | None = None
+    source_data: str | None = None
+    livemode: bool | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """The event in the form that `event_from_record` reads."""
+        record = {
+            "type": "meter",
+            "identifier": self.id,
+            "event_name": self.event_name,
+            "customer_id": self.customer_id,
+            "value": self.value,
+            "timestamp": self.timestamp,
+            "subscription_id": self.subscription_id,
+            "metadata": None if self.metadata is None else msgspec.json.decode(self.metadata),
+            "source_data": None if self.source_data is None else msgspec.json.decode(self.source_data),
+            "livemode": self.livemode,
+        }
+        return {field: value for field, value in record.items() if value is not None}
+
+
+Event = Activity | MeterEvent
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Event).decode
+_encode_json = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def encode(event: Event) -> bytes:
+    """The event's bytes, as they lie in the spool.
+
+    Raises `InvalidEvent` where text has no UTF-8 form or the event is longer than `MAX_EVENT_BYTES`.
+    """
+    try:
+        encoded = _encode(event)
+    except UnicodeEncodeError as error:
+        raise InvalidEvent({"event": f"holds text that has no UTF-8 form ({error.reason})"}) from None
+    if len(encoded) > MAX_EVENT_BYTES:
+        raise InvalidEvent({"event": f"is {len(encoded)} bytes long, at most {MAX_EVENT_BYTES} are taken"})
+    return encoded
+
+
+def decode(encoded: bytes) -> Event:
+    """The event that *encoded* holds. Raises `msgspec.DecodeError` where it holds none."""
+    return _decode(encoded)
+
+
+def iso(seconds: float) -> str:
+    """Epoch *seconds* as ISO 8601 in UTC with milliseconds, as Per writes its times."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"

@@ -1,0 +1,54 @@
+"""The agent's own log lines: structlog, handed to the host's `logging` under the name `per_agent`.
+
+A guest leaves the host's logging as it is: nothing is configured globally, nothing is printed unless the
+host wants it, and a log call never raises into the code that made it. State changes are logged, never
+events, payloads, ids of people or tokens.
+"""
+
+import logging
+from typing import Any
+
+import structlog
+
+_sink = logging.getLogger("per_agent")
+_sink.addHandler(logging.NullHandler())
+
+_structured = structlog.wrap_logger(
+    _sink,
+    processors=[
+        structlog.processors.format_exc_info,
+        structlog.processors.LogfmtRenderer(key_order=["event"], drop_missing=True),
+    ],
+    wrapper_class=structlog.BoundLogger,
+)
+
+
+class Log:
+    """One part's logger. Each line is a sentence and the facts that belong to it."""
+
+    __slots__ = ("_bound",)
+
+    def __init__(self, **facts: Any) -> None:
+        self._bound = _structured.bind(**facts)
+
+    def info(self, event: str, **facts: Any) -> None:
+        self._write(logging.INFO, event, facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        self._write(logging.WARNING, event, facts)
+
+    def error(self, event: str, **facts: Any) -> None:
+        self._write(logging.ERROR, event, facts)
+
+    def bug(self, event: str, **facts: Any) -> None:
+        """A defect of ours, with its traceback."""
+        self._write(logging.ERROR, event, facts | {"exc_info": True})
+
+    def _write(self, level: int, event: str, facts: dict[str, Any]) -> None:
+        # structlog raises for a value that cannot be written and for a broken pipe; the host must not feel it.
+        try:
+            if _sink.isEnabledFor(level):
+                method = {logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}[level]
+                getattr(self._bound, method)(event, **facts)
+        except Exception:  # noqa: BLE001, S110  (a log line is never worth an event)
+            pass

@@ -1,0 +1,209 @@
+"""The spools of a folder as anybody may see them: read-only, beside their owners, never in their way.
+
+`counted` is the evidence for the books: it is counted from the blocks and dead letters themselves, while
+the books were written beside them, transaction by transaction.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from per_agent.books import Books
+from per_agent.errors import SpoolCorrupt, SpoolError
+from per_agent.spool import block as blocks
+from per_agent.spool.disk import FILE
+from per_agent.spool.folder import held, spools
+from per_agent.spool.records import DeadLetter, FiledLetter, Parking
+
+_READ: Final = "SELECT key, value FROM Cache WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
+_HEADS: Final = (
+    f"SELECT key, substr(value, 1, {blocks.HEAD_BYTES + 4}) FROM Cache"  # noqa: S608  (a constant)
+    " WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
+)
+_END: Final = "\x7f"
+_BUSY_TIMEOUT: Final = 5.0  # seconds
+
+_books_of = msgspec.msgpack.Decoder(Books).decode
+_letter_of = msgspec.msgpack.Decoder(DeadLetter).decode
+_parking_of = msgspec.msgpack.Decoder(Parking).decode
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One lane of one spool.
+
+    Attributes:
+        books: as its owner wrote them.
+        waiting: events counted in the blocks that wait to be delivered.
+        parked: events counted in parked blocks.
+        letters: dead letters that lie there.
+        damaged: events known to be lost with damaged blocks.
+        parkings: what parked events wait for.
+        oldest: when the oldest waiting block was made, in epoch seconds.
+        note: what the owner's courier last said of it, JSON.
+    """
+
+    books: Books
+    waiting: int
+    parked: int
+    letters: int
+    damaged: int
+    parkings: tuple[Parking, ...]
+    oldest: float | None
+    note: bytes | None
+
+    @property
+    def problems(self) -> list[str]:
+        """What does not add up, a sentence each."""
+        found = []
+        books = self.books
+        if not books.balanced:
+            found.append(
+                f"accepted {books.accepted} is not delivered {books.delivered} + dead {books.dead}"
+                f" + dropped {books.dropped} + pending {books.pending}"
+            )
+        if books.pending != self.waiting + self.parked:
+            found.append(f"{books.pending} are pending by the books, {self.waiting + self.parked} lie in blocks")
+        if books.dead != self.letters + books.purged + self.damaged:
+            found.append(
+                f"{books.dead} are dead by the books, {self.letters} letters lie there,"
+                f" {books.purged} were purged, {self.damaged} lost with damaged blocks"
+            )
+        return found
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """One spool at one moment. `held`: whether a process uses it; `absorbed`: spools counted in its books."""
+
+    id: str
+    folder: Path
+    held: bool
+    bytes_used: int
+    lanes: dict[str, Lane]
+    absorbed: tuple[str, ...]
+
+
+def snapshots(data_dir: Path) -> list[Snapshot]:
+    """All spools under *data_dir* whose books count: those counted in another's books are left out.
+
+    Raises `SpoolError` when one of them cannot be read.
+    """
+    found = [snapshot for folder in spools(data_dir) if (snapshot := read(folder)) is not None]
+    counted_elsewhere = {spool for snapshot in found for spool in snapshot.absorbed}
+    return [snapshot for snapshot in found if snapshot.id not in counted_elsewhere]
+
+
+def read(folder: Path) -> Snapshot | None:
+    """The spool in *folder*, or None when there is nothing in it yet, or any more."""
+    file = folder / FILE
+    try:
+        used = sum(path.stat().st_size for path in folder.iterdir() if path.name.startswith(FILE))
+        with closing(_open(file)) as database:
+            database.execute("BEGIN")  # one moment for all that is read
+            lanes = {lane: _lane(database, lane) for lane in _lanes(database)}
+            absorbed = tuple(key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}")))
+    except FileNotFoundError:
+        return None
+    except sqlite3.Error as error:
+        if not file.exists() or "no such table" in str(error):
+            return None  # it is being made, or was removed just now
+        raise SpoolError(f"{file}: cannot be read: {error}") from error
+    return Snapshot(folder.name, folder, held(folder), used, lanes, absorbed)
+
+
+def pending(folder: Path) -> dict[str, int]:
+    """The events that the books of the spool in *folder* call pending, for each lane that has some."""
+    try:
+        with closing(_open(folder / FILE)) as database:
+            every = {lane: _books(database, lane).pending for lane in _lanes(database)}
+    except (sqlite3.Error, FileNotFoundError):
+        return {}
+    return {lane: count for lane, count in every.items() if count}
+
+
+def absorbed(data_dir: Path) -> set[str]:
+    """The spools whose books are in another's, so that what is left of them counts no more."""
+    marks = set()
+    for folder in spools(data_dir):
+        try:
+            with closing(_open(folder / FILE)) as database:
+                marks |= {key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}"))}
+        except (sqlite3.Error, FileNotFoundError):
+            continue
+    return marks
+
+
+def letters(folder: Path) -> Iterator[FiledLetter]:
+    """The dead letters of the spool in *folder*, lane by lane, oldest first."""
+    try:
+        database = _open(folder / FILE)
+    except FileNotFoundError:
+        return
+    with closing(database):
+        database.execute("BEGIN")
+        for lane in _lanes(database):
+            prefix = f"l/{lane}/x/"
+            for key, value in database.execute(_READ, (prefix, prefix + _END)):
+                yield FiledLetter(lane, int(key[len(prefix) :], 16), _letter_of(value))
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    if not file.exists():
+        raise FileNotFoundError(file)
+    # Not immutable: the owner may be writing, and the write-ahead log holds the newest of it.
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None)
+
+
+def _lanes(database: sqlite3.Connection) -> list[str]:
+    lanes = []
+    low = "l/"
+    while row := database.execute(_READ + " LIMIT 1", (low, f"l/{_END}")).fetchone():
+        lane = row[0].split("/")[1]
+        lanes.append(lane)
+        low = f"l/{lane}/{_END}"
+    return lanes
+
+
+def _one(database: sqlite3.Connection, key: str) -> bytes | None:
+    row = database.execute("SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", (key,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def _books(database: sqlite3.Connection, lane: str) -> Books:
+    stored = _one(database, f"l/{lane}/n")
+    return Books() if stored is None else _books_of(stored)
+
+
+def _lane(database: sqlite3.Connection, lane: str) -> Lane:
+    prefix = f"l/{lane}/"
+    settled = {
+        key[len(prefix) + 2 :]: blocks.mask_of(mask).bit_count()
+        for key, mask in database.execute(_READ, (f"{prefix}d/", f"{prefix}d/{_END}"))
+    }
+    waiting = 0
+    oldest = None
+    for key, head in database.execute(_HEADS, (f"{prefix}b/", f"{prefix}b/{_END}")):
+        count, made_at = _head(head)
+        waiting += count - settled.get(key[len(prefix) + 2 :], 0)
+        oldest = made_at if oldest is None else oldest
+    parked = sum(_head(head)[0] for _, head in database.execute(_HEADS, (f"{prefix}p/", f"{prefix}p/{_END}")))
+    damaged = sum(
+        int.from_bytes(head[:4], "big") for _, head in database.execute(_HEADS, (f"{prefix}q/", f"{prefix}q/{_END}"))
+    )
+    (letters_there,) = database.execute(
+        "SELECT count(*) FROM Cache WHERE key > ? AND key < ?", (f"{prefix}x/", f"{prefix}x/{_END}")
+    ).fetchone()
+    parkings = tuple(_parking_of(value) for _, value in database.execute(_READ, (f"{prefix}r/", f"{prefix}r/{_END}")))
+    return Lane(
+        _books(database, lane), waiting, parked, letters_there, damaged, parkings, oldest, _one(database, f"{prefix}s")
+    )
+
+
+def _head(head: bytes) -> tuple[int, float]:
+    try:
+        return blocks.head(head)
+    except SpoolCorrupt:
+        return 0, 0.0  # shows up as a difference between the books and what was counted

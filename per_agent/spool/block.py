@@ -1,0 +1,100 @@
+"""Blocks: some hundreds of encoded events in one entry of the spool, with a checksum.
+
+SQLite has no page checksums, so a flipped byte would come back as an event that nobody recorded. Each
+block therefore carries a CRC-32 of all that follows it.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from per_agent.errors import SpoolCorrupt
+
+_HEAD: Final = struct.Struct(">2sBIHQ")  # magic, format, checksum, number of events, made at (epoch milliseconds)
+_SUMMED_FROM: Final = 7  # what the checksum covers: all that follows it
+_MAGIC: Final = b"PA"
+_FORMAT: Final = 1
+HEAD_BYTES: Final = _HEAD.size
+MAX_EVENTS: Final = 0xFFFF
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[bytes]).decode
+
+
+class BlockId(NamedTuple):
+    """A block's place in its lane: `seq` orders by acceptance; `part` tells apart what was parked of it."""
+
+    seq: int
+    part: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.seq:012x}-{self.part:012x}"
+
+    @classmethod
+    def parse(cls, text: str) -> "BlockId":
+        seq, part = text.split("-")
+        return cls(int(seq, 16), int(part, 16))
+
+
+class Block:
+    """Events of one lane as they were read or written, and which of them are still to be delivered.
+
+    `settled` has bit *i* set when event *i* has left the lane on the disk. Only the spooler changes it.
+    """
+
+    __slots__ = ("count", "events", "id", "lane", "made_at", "settled")
+
+    def __init__(self, lane: str, id: BlockId, events: Sequence[bytes], made_at: float, settled: int = 0) -> None:  # noqa: A002, PLR0913  (a record's own fields)
+        self.lane = lane
+        self.id = id
+        self.events = events
+        self.count = len(events)
+        self.made_at = made_at
+        self.settled = settled
+
+    def pending(self) -> Iterator[int]:
+        """The positions of the events that are not settled."""
+        return (at for at in range(self.count) if not self.settled >> at & 1)
+
+
+def pack(events: Sequence[bytes], made_at: float) -> bytes:
+    """The bytes of a block of 1 to `MAX_EVENTS` encoded *events*; *made_at* in epoch seconds."""
+    body = _encode(events)
+    head = _HEAD.pack(_MAGIC, _FORMAT, 0, len(events), int(made_at * 1000))
+    checksum = zlib.crc32(body, zlib.crc32(head[_SUMMED_FROM:]))
+    return head[:3] + checksum.to_bytes(4, "big") + head[_SUMMED_FROM:] + body
+
+
+def unpack(packed: bytes) -> tuple[list[bytes], float]:
+    """The events of a block and when it was made. Raises `SpoolCorrupt` when they are not what was packed."""
+    count, made_at = head(packed)
+    (checksum,) = struct.unpack_from(">I", packed, 3)
+    if zlib.crc32(memoryview(packed)[_SUMMED_FROM:]) != checksum:
+        raise SpoolCorrupt("a block's checksum is wrong")
+    events = _decode(memoryview(packed)[HEAD_BYTES:])
+    if len(events) != count:
+        raise SpoolCorrupt(f"a block says {count} events and holds {len(events)}")
+    return events, made_at
+
+
+def head(packed: bytes) -> tuple[int, float]:
+    """How many events a block says it holds, and when it was made (epoch seconds), from its first bytes."""
+    if len(packed) < HEAD_BYTES:
+        raise SpoolCorrupt("a block is shorter than its head")
+    magic, form, _, count, made_at = _HEAD.unpack_from(packed)
+    if magic != _MAGIC:
+        raise SpoolCorrupt("a block does not begin like one")
+    if form != _FORMAT:
+        raise SpoolCorrupt(f"a block has format {form}, and this version knows {_FORMAT}")
+    return count, made_at / 1000
+
+
+def mask_bytes(mask: int) -> bytes:
+    return mask.to_bytes((mask.bit_length() + 7) // 8, "little")
+
+
+def mask_of(stored: bytes) -> int:
+    return int.from_bytes(stored, "little")

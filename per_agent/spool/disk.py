@@ -1,0 +1,168 @@
+"""diskcache, made safe to keep money in: no pickle, no eviction, no value files, an fsync at each commit.
+
+Decision. diskcache is a cache: by its defaults it evicts the oldest rows, keeps large values in files that
+it never fsyncs, pickles, and syncs at checkpoints only. Each of that loses events or runs planted code. The
+settings below turn all of it off, they are read back after opening, and the spool refuses to run where
+they differ. What is given up: values above 1 GB, and sharing the folder with other openers.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import diskcache
+
+from per_agent.errors import SpoolCorrupt, SpoolError
+
+_IN_ROW: Final = 2**40  # bytes; above SQLite's own row limit, so that no value ever becomes a file
+_SETTINGS: Final[dict[str, Any]] = {
+    "eviction_policy": "none",
+    "cull_limit": 0,
+    "size_limit": 2**62,
+    "statistics": 0,
+    "tag_index": 0,
+    "sqlite_journal_mode": "wal",
+    "sqlite_synchronous": 2,  # FULL: an fsync at each commit, the meaning of *stored*
+    "sqlite_mmap_size": 0,  # a file that is cut short under a mapping is a SIGBUS
+    "sqlite_auto_vacuum": 1,  # FULL: the file shrinks as it drains
+    "sqlite_cache_size": 2**11,  # pages of 4 KiB
+    "sqlite_journal_size_limit": 8 * 2**20,  # bytes that the write-ahead log may keep after a checkpoint
+    "disk_min_file_size": _IN_ROW,
+}
+_BUSY_TIMEOUT: Final = 5.0  # seconds; a reader's checkpoint may hold the lock for a moment
+FILE: Final = "cache.db"
+
+
+class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
+    """Keys are text, values are bytes, both as they are. Nothing is ever pickled or unpickled."""
+
+    def put(self, key: object) -> tuple[str, bool]:
+        if type(key) is not str:
+            raise SpoolCorrupt(f"a key of the spool must be text, not {type(key).__name__}")
+        return key, True
+
+    def get(self, key: object, raw: object) -> str:
+        if raw != 1 or type(key) is not str:
+            raise SpoolCorrupt("the spool holds a key that per_agent did not write")
+        return key
+
+    def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, bytes]:
+        if read or type(value) is not bytes:
+            raise SpoolCorrupt(f"a value of the spool must be bytes, not {type(value).__name__} (key {key!r})")
+        return len(value), diskcache.core.MODE_RAW, None, value
+
+    def fetch(self, mode: object, filename: object, value: object, read: object) -> bytes:
+        if mode != diskcache.core.MODE_RAW or filename is not None or read or type(value) is not bytes:
+            raise SpoolCorrupt("the spool holds a value that per_agent did not write")
+        return value
+
+    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
+        raise SpoolCorrupt("the spool keeps no value files")
+
+    def remove(self, file_path: object) -> None:
+        """Nothing to remove: the spool keeps no value files."""
+
+
+class Disk:
+    """One diskcache folder, opened by and for one thread: bytes by key, key ranges, transactions.
+
+    Raises `SpoolError` when the folder cannot be opened, and lets `sqlite3.Error` and `diskcache.Timeout`
+    of single calls through: a transaction that raised has changed nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / FILE
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # SQLite gives its -wal and -shm files the mode of the database, and an empty file is a new database.
+        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._cache = diskcache.Cache(str(folder), timeout=_BUSY_TIMEOUT, disk=RawDisk, **_SETTINGS)
+        self._read_back()
+        # A second reference beside diskcache's thread-local one, which Python drops in a forked child: a
+        # connection closed there would clean up shared memory that the parent is writing to.
+        self._connection = self._cache._con  # noqa: SLF001  (no public way to reach it)
+        self.get = self._cache.get
+        self.set = self._cache.set
+        self.delete = self._cache.delete
+        self._inode = os.stat(self.file).st_ino
+
+    def _sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        # diskcache has no public range query; the release is pinned and a test holds this ground.
+        rows: list[tuple[Any, ...]] = self._cache._sql(statement, values).fetchall()  # noqa: SLF001
+        return rows
+
+    def _read_back(self) -> None:
+        """Refuse to run where the database is not as durable as *stored* promises."""
+        found = {
+            "synchronous": self._sql("PRAGMA synchronous")[0][0],
+            "journal_mode": self._sql("PRAGMA journal_mode")[0][0],
+            "eviction_policy": self._cache.eviction_policy,
+            "cull_limit": self._cache.cull_limit,
+            "disk_min_file_size": self._cache.disk_min_file_size,
+        }
+        wanted = {
+            "synchronous": 2,
+            "journal_mode": "wal",
+            "eviction_policy": "none",
+            "cull_limit": 0,
+            "disk_min_file_size": _IN_ROW,
+        }
+        if found != wanted:
+            self.close()
+            raise SpoolError(f"{self.file}: the database is not set up to be durable: {found}, wanted {wanted}")
+
+    def keys(self, low: str, high: str, limit: int) -> list[str]:
+        """Up to *limit* keys strictly between *low* and *high*, in order."""
+        rows = self._sql(
+            "SELECT key FROM Cache WHERE key > ? AND key < ? AND raw = 1 ORDER BY key LIMIT ?", low, high, limit
+        )
+        return [key for (key,) in rows]
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is done inside becomes durable together when the block ends, or nothing of it does."""
+        try:
+            with self._cache.transact():
+                yield
+        except diskcache.Timeout:
+            # diskcache turns every error of BEGIN into a Timeout without words: ask SQLite for its own.
+            self._sql("BEGIN IMMEDIATE")
+            self._sql("ROLLBACK")
+            raise
+        except BaseException:
+            # An error at COMMIT that SQLite did not roll back by itself would leave the connection inside
+            # the transaction for good. Closing it rolls back.
+            with suppress(Exception):
+                if self._connection.in_transaction:
+                    self._cache.close()
+                    self._connection = self._cache._con  # noqa: SLF001  (opens a new one)
+            raise
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._cache
+
+    def bytes_used(self) -> int:
+        """Bytes on the disk, write-ahead log included."""
+        used = os.stat(self.file).st_size
+        with suppress(FileNotFoundError):
+            used += os.stat(f"{self.file}-wal").st_size
+        return used
+
+    def in_place(self) -> bool:
+        """Whether the open database is still the file at its path: writes to an unlinked one are lost."""
+        try:
+            return os.stat(self.file).st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        self._cache.close()
+        self._connection = None
+
+    def abandon(self) -> None:
+        """In a forked child: keep the parent's connection from ever being closed here, not even at exit."""
+        import ctypes  # noqa: PLC0415  (needed in forked children only, and costs every other import 2 ms)
+
+        if self._connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))

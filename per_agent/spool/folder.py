@@ -1,0 +1,139 @@
+"""Where spools live, and who holds which: one folder for each, one file lock in it.
+
+::
+
+    <data_dir>/spools/<id>/owner.lock   held with flock by the process that uses the spool
+    <data_dir>/spools/<id>/cache.db     the database
+
+Decision. Each process has a spool of its own, because SQLite with several writers makes callers wait for
+each other and does not survive a fork. The kernel drops the lock of a process however it died, so a spool
+without a holder is abandoned, and whoever finds it first takes it: the next agent that starts takes one as
+its own instead of making another (a program that runs again and again keeps one folder), and running
+agents take the others, deliver what is in them, and absorb their books. flock is refused on some network
+file systems; so is SQLite's write-ahead log.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from per_agent.errors import SpoolError
+
+_LOCK: Final = "owner.lock"
+_GOING: Final = ".going"  # a folder's ending while it is being removed
+
+
+class Claim:
+    """A spool's folder, held. The lock lasts until `release`, or until the process ends."""
+
+    __slots__ = ("_fd", "folder", "id")
+
+    def __init__(self, folder: Path, fd: int) -> None:
+        self.folder = folder
+        self.id = folder.name
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let go of the spool. Also right in a forked child, where it leaves the parent's lock alone."""
+        if self._fd >= 0:
+            # Closing, never LOCK_UN: after a fork the lock belongs to the parent's descriptor too.
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """Delete the spool's folder and let go of it. It disappears at once or not at all."""
+        going = self.folder.with_name(self.folder.name + _GOING)
+        os.rename(self.folder, going)
+        shutil.rmtree(going, ignore_errors=True)
+        self.release()
+
+
+def spools(data_dir: Path) -> list[Path]:
+    """The folders of all spools under *data_dir*, oldest first."""
+    try:
+        found = sorted(path for path in (data_dir / "spools").iterdir() if path.is_dir())
+    except FileNotFoundError:
+        return []
+    return [path for path in found if path.suffix != _GOING]
+
+
+def claim(folder: Path) -> Claim | None:
+    """Take the spool in *folder*, or None when somebody holds it or it is gone."""
+    try:
+        fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between open and flock the folder may have been removed; then the lock is on a file without a name.
+        if os.stat(folder / _LOCK).st_ino == os.fstat(fd).st_ino:
+            return Claim(folder, fd)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
+            os.close(fd)
+            raise
+    os.close(fd)
+    return None
+
+
+def held(folder: Path) -> bool:
+    """Whether some process holds the spool in *folder*. Takes the lock for an instant to find out."""
+    found = claim(folder)
+    if found is None:
+        return folder.exists()
+    found.release()
+    return False
+
+
+def abandoned(data_dir: Path) -> Iterator[Claim]:
+    """Take the spools that nobody holds, one by one as the iteration goes."""
+    for folder in spools(data_dir):
+        found = claim(folder)
+        if found is not None:
+            yield found
+
+
+def create(data_dir: Path) -> Claim:
+    """Make a new spool and take it."""
+    parent = data_dir / "spools"
+    while True:
+        folder = parent / f"{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}"
+        folder.mkdir(mode=0o700)
+        taken = claim(folder)
+        if taken is not None:
+            _sync_folder(parent)
+            return taken
+
+
+def own(data_dir: Path) -> Claim:
+    """An abandoned spool, or a new one. Raises `SpoolError` when the folder cannot be used."""
+    try:
+        prepare(data_dir)
+        return next(abandoned(data_dir), None) or create(data_dir)
+    except OSError as error:
+        raise SpoolError(f"{data_dir}: cannot keep a spool here: {error.strerror or error}") from error
+
+
+def prepare(data_dir: Path) -> None:
+    """Make the data folder and its spools folder, for this user only."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    parent = data_dir / "spools"
+    with suppress(FileExistsError):
+        parent.mkdir(mode=0o700)
+        _sync_folder(data_dir)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
