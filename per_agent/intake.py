@@ -69,6 +69,20 @@ class Intake:
         self._closed = True
         self._room = 0
 
+    def newest(self) -> Receipt | None:
+        """The receipt of the last event that waits in the buffer."""
+        try:
+            return self._waiting[-1]
+        except IndexError:
+            return None
+
+    def in_memory(self) -> dict[str, int]:
+        """For each lane, the events that wait in the buffer."""
+        counts: Counter[str] = Counter()
+        for receipt in tuple(self._waiting):
+            counts.update(receipt._lanes)  # noqa: SLF001  (the intake makes receipts)
+        return dict(counts)
+
     @property
     def overflows(self) -> dict[str, int]:
         """How often the overflow policy was applied, by what it did: `raised`, `blocked`, `dropped`."""

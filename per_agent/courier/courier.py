@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from per_agent.courier.health import Condition
@@ -46,7 +47,7 @@ class Courier:
             Route(destination, settings, self._later, changed, clock=clock, wall=wall)
             for destination in destinations
         ]
-        self._chores = [[clock() + every, every, chore] for every, chore in chores]
+        self._chores = [_Chore(every, chore, clock()) for every, chore in chores]
         self._stop = threading.Event()
         self._log = Log()
         self._thread = threading.Thread(target=self._run, name="per_agent courier", daemon=True)
@@ -59,11 +60,13 @@ class Courier:
 
     def attach(self, spool: Spool) -> None:
         """Deliver what *spool* holds, too."""
-        self._later(lambda: [route.attach(spool) for route in self._routes])
+        for route in self._routes:
+            self._later(partial(route.attach, spool))
 
     def detach(self, spool: Spool) -> None:
         """Forget *spool*, which must be drained."""
-        self._later(lambda: [route.detach(spool) for route in self._routes])
+        for route in self._routes:
+            self._later(partial(route.detach, spool))
 
     def stop(self, timeout: float | None) -> bool:
         """Send nothing more, wait for what is in flight, end the threads. False when time ran out first.
@@ -120,15 +123,8 @@ class Courier:
             if call is not None:
                 call()
         waits = [wait for route in self._routes if (wait := route.advance()) is not None]
-        waits += (self._due(chore) for chore in self._chores)
+        waits += (chore.do_if_due(self._clock()) for chore in self._chores)
         return min(waits, default=None)
-
-    def _due(self, chore: list) -> float:  # type: ignore[type-arg]
-        now = self._clock()
-        if chore[0] <= now:
-            chore[2]()
-            chore[0] = self._clock() + chore[1]
-        return max(0.0, chore[0] - now)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -152,5 +148,23 @@ class Courier:
         if call is not None:
             call()
 
-    def _later(self, call: Callable[[], None] | Callable[[], object]) -> None:
-        self._inbox.put(call)  # type: ignore[arg-type]  # results are not looked at
+    def _later(self, call: Callable[[], None]) -> None:
+        self._inbox.put(call)
+
+
+class _Chore:
+    """Something to be done every so many seconds."""
+
+    __slots__ = ("_do", "_due", "_every")
+
+    def __init__(self, every: float, do: Callable[[], None], now: float) -> None:
+        self._every = every
+        self._do = do
+        self._due = now + every
+
+    def do_if_due(self, now: float) -> float:
+        """Do it if it is time. Returns the seconds until the next time."""
+        if now >= self._due:
+            self._due = now + self._every
+            self._do()
+        return max(0.0, self._due - now)

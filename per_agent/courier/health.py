@@ -30,6 +30,9 @@ class Condition(msgspec.Struct, frozen=True):
     since: float = 0.0
     failures: int = 0
 
+    def as_dict(self) -> dict[str, object]:
+        return {field: getattr(self, field) for field in self.__struct_fields__}
+
 
 class Health:
     """One destination's condition and what may be sent in it. Times are monotonic, but for `since`."""

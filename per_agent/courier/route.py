@@ -15,6 +15,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -241,10 +242,13 @@ class Route:
                 continue
             if due <= now and len(self._probing) < self.destination.concurrency:
                 self._probing.add(key)
-                self.senders.probe(key, lambda ok, key=key: self._later(lambda: self._probed(key, ok)))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                self.senders.probe(key, partial(self._probe_answered, key))
             else:
                 waits.append(max(0.0, due - now))
         return min(waits, default=None)
+
+    def _probe_answered(self, key: str, may_go_on: bool) -> None:
+        self._later(lambda: self._probed(key, may_go_on))
 
     def _probed(self, key: str, may_go_on: bool) -> None:
         self._probing.discard(key)

@@ -26,7 +26,7 @@ _CALL: Final = "POST /v1/events"
 class Ledger:
     """A usage ledger in one SQLite file, which threads and processes may share.
 
-    Takes both kinds of events, each counted once by its identifier, and *delivered* means that it is on the disk.
+    Takes both kinds of events, each counted once by its identifier; *delivered* means that it is on the disk.
     `get_report` answers as Per does, `meters` and `meter_events` as Payment Kit does. An event whose meter
     does not exist or is inactive waits until it does.
 
@@ -37,7 +37,7 @@ class Ledger:
     """
 
     takes: frozenset[type[Event]] = frozenset({Activity, MeterEvent})
-    # One fsync for as many events as an attempt may hold: larger batches gain little and hold the file longer.
+    # One fsync for each batch: larger ones gain little, and keep the file from others for longer.
     batch = 2000
     # SQLite has one writer at a time.
     concurrency = 1
@@ -85,6 +85,10 @@ class Ledger:
         except Unavailable:
             return False
 
+    def parking_keys(self, event: Event) -> Sequence[str]:
+        """The meter that a meter event waits for."""
+        return (_parking_key(event),) if isinstance(event, MeterEvent) else ()
+
     def close(self) -> None:
         """Close the file, when the calls that are under way have ended. Later calls open it again."""
         self._database.close()
@@ -97,9 +101,13 @@ class Ledger:
         outcomes: list[Outcome] = [Delivered()] * len(events)
         insert_activities(connection, [event for event in events if isinstance(event, Activity)])
         metered = [(at, event) for at, event in enumerate(events) if isinstance(event, MeterEvent)]
-        reasons = insert_meter_events(connection, [event for _, event in metered], milliseconds(self._clock()))
+        now = milliseconds(self._clock())
+        reasons = insert_meter_events(connection, [event for _, event in metered], now)
         for (at, event), reason in zip(metered, reasons, strict=True):
             if reason is not None:
-                mode = "test" if event.livemode is False else "live"
-                outcomes[at] = Parked(key=f"meter:{mode}:{event.event_name}", reason=reason)
+                outcomes[at] = Parked(_parking_key(event), reason)
         return outcomes
+
+
+def _parking_key(event: MeterEvent) -> str:
+    return f"meter:{'test' if event.livemode is False else 'live'}:{event.event_name}"

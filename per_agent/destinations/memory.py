@@ -77,5 +77,9 @@ class MemoryDestination:
             self._probed.append(key)
             return next(self._probes, True)
 
+    def parking_keys(self, event: Event) -> Sequence[str]:  # noqa: ARG002  (the protocol's own parameter)
+        """None that could be told from an event: the script parks as it likes."""
+        return ()
+
     def close(self) -> None:
         """Nothing to give back; what was received stays."""

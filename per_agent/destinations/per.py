@@ -21,6 +21,8 @@ from per_agent.event import Activity, Event
 # A GET that writes: nothing on the way may answer it from a cache.
 _HEADERS: Final = {"cache-control": "no-store"}
 
+_REPORTING: Final = 6  # timeouts that a report may take: it has no paging and may be megabytes long
+
 
 class Per:
     """The Per service. *activity_token* counts, *reporting_token* (optional) reports; their scopes differ.
@@ -48,12 +50,13 @@ class Per:
         self.name = name
         self.concurrency = concurrency
         self._upstream = Upstream(name, url, activity_token, timeout=timeout, concurrency=concurrency)
-        self.reporting: Upstream | None = (
-            None
-            if reporting_token is None
-            else Upstream(name, url, reporting_token, timeout=timeout, concurrency=concurrency)
-        )
+        self.reporting: Upstream | None = None
         """For reports, with connections of its own: a long report takes none from the senders."""
+        if reporting_token is not None:
+            total = timeout * _REPORTING
+            self.reporting = Upstream(
+                name, url, reporting_token, timeout=timeout, concurrency=concurrency, total=total
+            )
 
     def __repr__(self) -> str:
         return f"Per(url={self._upstream.url!r}, name={self.name!r})"
@@ -99,6 +102,10 @@ class Per:
     def probe(self, key: str) -> bool:  # noqa: ARG002  (the protocol's own parameter)
         """True: Per parks nothing, so what waits here may go on."""
         return True
+
+    def parking_keys(self, event: Event) -> Sequence[str]:  # noqa: ARG002  (the protocol's own parameter)
+        """None: Per parks nothing."""
+        return ()
 
     def close(self) -> None:
         self._upstream.close()

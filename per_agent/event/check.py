@@ -91,11 +91,13 @@ _RECORD_FIELDS: Final = {
 }  # fmt: skip
 
 
-def event_from_record(record: object, *, id: str, now: float) -> Event:  # noqa: A002  (the event's own word)
+def event_from_record(
+    record: object, *, id: str, now: float, livemode: bool | None = None  # noqa: A002  (the event's own word)
+) -> Event:
     """The event that a JSON object describes, as `Event.as_record` writes it.
 
-    `type` may be left out: an object with `event_name` is a meter event. *id* and *now* serve where the
-    record brings none. Numbers should have been read as `Decimal` (`RECORDS` does), so that they stay exact.
+    `type` may be left out: an object with `event_name` is a meter event. *id*, *now* and *livemode* serve where
+    the record brings none. Numbers should have been read as `Decimal` (`RECORDS` does), so that they stay exact.
     Raises `InvalidEvent` with every problem named, unknown fields included.
     """
     if not isinstance(record, dict):
@@ -117,6 +119,7 @@ def event_from_record(record: object, *, id: str, now: float) -> Event:  # noqa:
             event = new_activity(**given, now=now)  # type: ignore[arg-type]  # unchecked input: that is what it checks
         else:
             given["identifier"] = id if given["identifier"] is None else given["identifier"]
+            given["livemode"] = livemode if given["livemode"] is None else given["livemode"]
             event = new_meter_event(**given, now=now)  # type: ignore[arg-type]  # as above
     except InvalidEvent as error:
         problems |= error.problems

@@ -89,7 +89,8 @@ def encode(event: Event) -> bytes:
 
 def decode(encoded: bytes) -> Event:
     """The event that *encoded* holds. Raises `msgspec.DecodeError` where it holds none."""
-    return _decode(encoded)
+    event: Event = _decode(encoded)
+    return event
 
 
 def iso(seconds: float) -> str:

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from per_agent.event import Activity, iso
-from per_agent.ledger.database import Connection, Database
+from per_agent.ledger.connection import Connection
+from per_agent.ledger.database import Database
 from per_agent.ledger.identifier import Packed, already, pack
 from per_agent.ledger.schema import BLOCK
 
@@ -143,8 +144,8 @@ def _unique(connection: sqlite3.Connection, first: int, last: int) -> list[tuple
     unique: dict[int, int] = defaultdict(int)
     for (audience, _), members in seen.items():
         unique[audience] += members.bit_count()
-    names = connection.execute("SELECT activity_type, billing_id, id FROM audience ORDER BY activity_type, billing_id")
-    return [(activity_type, billing_id, unique[number]) for activity_type, billing_id, number in names if number in unique]
+    names = "SELECT id, activity_type, billing_id FROM audience ORDER BY activity_type, billing_id"
+    return [(*name, unique[audience]) for audience, *name in connection.execute(names) if audience in unique]
 
 
 def _members(connection: Connection, activities: Iterable[Activity]) -> dict[User, Member]:
@@ -188,8 +189,8 @@ def _number(
     for user in strangers:
         member = audiences.get(user[:2])
         if member is None:
-            made = connection.execute("INSERT INTO audience (activity_type, billing_id) VALUES (?, ?)", user[:2])
-            member = (made.lastrowid or 0, 0)
+            make = "INSERT INTO audience (activity_type, billing_id) VALUES (?, ?)"
+            member = (connection.execute(make, user[:2]).lastrowid or 0, 0)
         numbered[user] = member
         audiences[user[:2]] = (member[0], member[1] + 1)
     connection.executemany(

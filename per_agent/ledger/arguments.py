@@ -1,4 +1,4 @@
-"""What management calls are given, checked: all problems are collected, none is guessed around. And pages of lists."""
+"""What management calls are given, checked with all problems collected; and pages of lists."""
 
 from typing import Any, Final
 
@@ -36,7 +36,8 @@ def wanted_page(number: object, size: object, problems: list[str]) -> Page:
 def check_text(field: str, given: object, problems: list[str], longest: int | None = None) -> None:
     """Add to *problems* what keeps *given* from being text of 1 to *longest* characters."""
     if not isinstance(given, str):
-        problems.append(f"{field}: is required" if given is None else f"{field}: must be a string, not {given!r}")
+        problem = "is required" if given is None else f"must be a string, not {given!r}"
+        problems.append(f"{field}: {problem}")
     elif not given.strip():
         problems.append(f"{field}: must not be empty")
     elif longest is not None and len(given) > longest:

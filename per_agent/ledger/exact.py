@@ -1,4 +1,4 @@
-"""Exact amounts: added without rounding, kept as a 64-bit integer where one holds them and as text otherwise."""
+"""Exact amounts: added without rounding, kept as a 64-bit integer where one holds them, else as text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,6 +1,5 @@
-"""Meter events: summed once by identifier, and read back with Payment Kit's own JSON."""
+"""Meter events read back, their statistics and what is pending, with Payment Kit's own JSON."""
 
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -8,55 +7,25 @@ from typing import Any, Final
 import msgspec
 
 from per_agent.errors import InvalidEvent
-from per_agent.event import MeterEvent, iso, new_meter_event
+from per_agent.event import iso, new_meter_event
 from per_agent.ledger import usage
 from per_agent.ledger.activities import milliseconds
 from per_agent.ledger.arguments import check_mode, check_text, wanted_page
-from per_agent.ledger.database import Connection, Database
-from per_agent.ledger.exact import amount, exactly, plain
-from per_agent.ledger.identifier import Packed, already, pack, unpack
+from per_agent.ledger.connection import Connection
+from per_agent.ledger.counting import insert
+from per_agent.ledger.database import Database
+from per_agent.ledger.exact import plain
+from per_agent.ledger.identifier import pack, unpack
 from per_agent.ledger.meters import meter_with_id
 
-_REMEMBERED: Final = 65_536  # accounts per connection, some 200 bytes each
 _PREFIX: Final = "mevt_"
 _LAST: Final = 2**53  # seconds: beyond any timestamp
 _PAYLOAD: Final = frozenset({"customer_id", "value", "subscription_id"})
 _ROWS: Final = """
-SELECT e.number, m.event_name, a.customer_id, e.value, a.subscription_id, e.identifier, e.timestamp, m.livemode,
-       e.metadata, e.source_data, e.created
+SELECT e.number, m.event_name, a.customer_id, e.value, a.subscription_id, e.identifier, e.timestamp,
+       m.livemode, e.metadata, e.source_data, e.created
 FROM meter_event e JOIN meter m ON m.number = e.meter JOIN account a ON a.id = e.account
 """
-
-
-def insert(connection: Connection, events: Sequence[MeterEvent], now: int) -> list[str | None]:
-    """Count those of *events* whose identifiers are new and whose meters are active, within the transaction.
-
-    For each event, in order: None where it is counted, now or before, else why its meter does not take it.
-    Like Payment Kit, asks first whether the identifier is known, then for the meter. *now* is in milliseconds.
-    """
-    identifiers = [pack(event.id) for event in events]
-    known = already(connection, "meter_event", set(identifiers))
-    meters: dict[tuple[bool, str], tuple[int, str] | None] = {}
-    answers: list[str | None] = []
-    counted: list[tuple[Packed, int, MeterEvent]] = []
-    for identifier, event in zip(identifiers, events, strict=True):
-        refused = None
-        if identifier not in known:
-            name = (event.livemode is not False, event.event_name)
-            if name not in meters:
-                meters[name] = _meter(connection, name)
-            match meters[name]:
-                case (number, "active"):
-                    known.add(identifier)
-                    counted.append((identifier, number, event))
-                case None:
-                    refused = f"no meter {event.event_name!r} in {'live' if name[0] else 'test'} mode"
-                case _:
-                    refused = f"meter {event.event_name!r} is inactive"
-        answers.append(refused)
-    if counted:
-        _insert_counted(connection, counted, now)
-    return answers
 
 
 class MeterEvents:
@@ -88,7 +57,7 @@ class MeterEvents:
         *payload* has `customer_id`, `value` and, if need be, `subscription_id`. *timestamp* None means now.
         """
         call = "POST /api/meter-events"
-        problems = {field: "is not a field of a meter event" for field in unknown}
+        problems = dict.fromkeys(unknown, "is not a field of a meter event")
         body = dict(payload) if isinstance(payload, Mapping) else {}
         if not isinstance(payload, Mapping):
             problems["payload"] = "must be an object with customer_id and value"
@@ -114,17 +83,21 @@ class MeterEvents:
 
         return self._database.write(call, work)
 
-    def retrieve(self, id: object) -> dict[str, Any]:  # noqa: A002  (upstream's name)
-        """The event with this `mevt_…` id; status 404 where there is none."""
+    def retrieve(self, id: object, *, livemode: object = None) -> dict[str, Any]:  # noqa: A002  (upstream's name)
+        """The event with this `mevt_…` id; status 404 where there is none, or none in the mode asked for."""
         call = "GET /api/meter-events/{id}"
-        number = _number(id)
-        row = None
+        problems: list[str] = []
+        check_mode(livemode, problems)
+        if problems:
+            raise self._database.refusal(call, problems)
+        number, row = _number(id), None
         if number is not None:
-            where = f"{_ROWS} WHERE e.number = ?"
-            row = self._database.read(call, lambda connection: connection.execute(where, (number,)).fetchone())
-        if row is None:
+            rows = f"{_ROWS} WHERE e.number = ?"
+            row = self._database.read(call, lambda connection: connection.execute(rows, (number,)).fetchone())
+        event = None if row is None else _event(row)
+        if event is None or livemode not in (None, event["livemode"]):
             raise self._database.refusal(call, f"no meter event {id!r}", status=404)
-        return _event(row)
+        return event
 
     def list(  # noqa: PLR0913  (upstream's own parameters)
         self,
@@ -158,12 +131,10 @@ class MeterEvents:
         chosen, values = _filter(named, bounds, livemode)
 
         def work(connection: Connection) -> tuple[int, list[Any]]:
-            count = connection.execute(f"SELECT count(*) FROM meter_event e WHERE {chosen}", values).fetchone()[0]  # noqa: S608  (made of constants)
+            (count,) = connection.execute(f"SELECT count(*) {chosen}", values).fetchone()
             # The numbers first: found by index alone, and no joins for the rows of other pages.
-            rows = (
-                f"{_ROWS} WHERE e.number IN (SELECT e.number FROM meter_event e WHERE {chosen} "
-                "ORDER BY e.number DESC LIMIT :size OFFSET :offset) ORDER BY e.number DESC"
-            )
+            some = f"SELECT e.number {chosen} ORDER BY e.number DESC LIMIT :size OFFSET :offset"
+            rows = f"{_ROWS} WHERE e.number IN ({some}) ORDER BY e.number DESC"
             slots = {**values, "size": wanted.size, "offset": wanted.offset}
             return count, connection.execute(rows, slots).fetchall()
 
@@ -178,8 +149,9 @@ class MeterEvents:
         end: object = None,
         customer_id: object = None,
         granularity: object = "day",
+        livemode: object = None,
     ) -> dict[str, Any]:
-        """Events and their sum for each minute, hour or day (UTC) in which there were any, the earliest first.
+        """Events and their sum for each minute, hour or day (UTC) that had any, the earliest first.
 
         *meter_id*, *start* and *end* are required; the latter are in seconds, both inclusive. Each of `list`
         is `{"date", "timestamp", "event_count", "total_value"}`, the first two being the beginning of
@@ -188,6 +160,7 @@ class MeterEvents:
         call = "GET /api/meter-events/stats"
         problems: list[str] = []
         check_text("meter_id", meter_id, problems)
+        check_mode(livemode, problems)
         if customer_id is not None:
             check_text("customer_id", customer_id, problems)
         for field, given in (("start", start), ("end", end)):
@@ -196,13 +169,13 @@ class MeterEvents:
         first, last = _second("start", start, problems), _second("end", end, problems)
         step = usage.GRANULARITIES.get(granularity) if isinstance(granularity, str) else None
         if step is None:
-            problems.append(f"granularity: must be one of {', '.join(usage.GRANULARITIES)}, not {granularity!r}")
+            problems.append(f"granularity: must be minute, hour or day, not {granularity!r}")
         if problems or step is None or first is None or last is None:
             raise self._database.refusal(call, problems)
 
         def work(connection: Connection) -> list[usage.Bucket]:
             meter = meter_with_id(connection, meter_id)
-            if meter is None:
+            if meter is None or livemode not in (None, meter[1]["livemode"]):
                 raise self._database.refusal(call, f"no meter {meter_id!r}", status=404)
             window = usage.Window(first, last + 1, step)
             if customer_id is None:
@@ -237,68 +210,15 @@ class MeterEvents:
                 check_text(field, text, problems)
         if problems:
             raise self._database.refusal(call, problems)
-        sums = self._database.read(call, lambda connection: usage.pending(connection, {**named, "livemode": livemode}))
+        filters = {**named, "livemode": livemode}
+        sums = self._database.read(call, lambda connection: usage.pending(connection, filters))
         return {currency: plain(total) for currency, total in sums.items()}
-
-
-def _meter(connection: sqlite3.Connection, name: tuple[bool, str]) -> tuple[int, str] | None:
-    row: tuple[int, str] | None = connection.execute(
-        "SELECT number, status FROM meter WHERE livemode = ? AND event_name = ?", name
-    ).fetchone()
-    return row
-
-
-def _insert_counted(connection: Connection, counted: Sequence[tuple[Packed, int, MeterEvent]], now: int) -> None:
-    accounts = _accounts(connection, [event for _, _, event in counted])
-    tally = usage.Tally()
-    rows = []
-    with exactly():
-        for identifier, meter, event in counted:
-            account = accounts[event.customer_id, event.subscription_id or ""]
-            second = int(event.timestamp)
-            rows.append(
-                (identifier, meter, account, event.value, second, now, event.metadata, event.source_data)
-            )
-            tally.add(meter, account, second, amount(event.value))
-    connection.executemany(
-        "INSERT INTO meter_event (identifier, meter, account, value, timestamp, created, metadata, source_data)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        rows,
-    )
-    tally.store(connection)
-
-
-def _accounts(connection: Connection, events: Sequence[MeterEvent]) -> dict[tuple[str, str], int]:
-    """The number of each (customer, subscription) in *events*; new ones are given theirs."""
-    found: dict[tuple[str, str], int] = {}
-    strangers: dict[tuple[str, str], None] = {}
-    for event in events:
-        account = (event.customer_id, event.subscription_id or "")
-        if account in found or account in strangers:
-            continue
-        number = connection.accounts.get(account)
-        if number is None:
-            read = "SELECT id FROM account WHERE customer_id = ? AND subscription_id = ?"
-            row = connection.execute(read, account).fetchone()
-            if row is None:
-                strangers[account] = None
-                continue
-            number = row[0]
-        found[account] = number
-    # Remembered is what was read, never what is new: that is not committed yet, and may never be.
-    if len(connection.accounts) + len(found) > _REMEMBERED:
-        connection.accounts.clear()
-    connection.accounts.update(found)
-    for account in strangers:
-        made = connection.execute("INSERT INTO account (customer_id, subscription_id) VALUES (?, ?)", account)
-        found[account] = made.lastrowid or 0
-    return found
 
 
 def _filter(
     named: Mapping[str, object], bounds: Sequence[int | None], livemode: object
 ) -> tuple[str, dict[str, object]]:
-    """The condition that a list's filters make, and the values for its slots."""
+    """The FROM clause that a list's filters make, of constants only, and the values for its slots."""
     values: dict[str, object] = {**named, "livemode": livemode}
     meters = [f"{field} = :{slot}" for field, slot in _METER_FILTERS if values[slot] is not None]
     chosen = [f"e.meter IN (SELECT number FROM meter WHERE {' AND '.join(meters)})"] if meters else ["true"]  # noqa: S608  (made of constants)
@@ -312,7 +232,7 @@ def _filter(
         first, last = bounds
         values |= {"first": 0 if first is None else first, "last": _LAST if last is None else last}
         chosen.append("e.timestamp BETWEEN :first AND :last")
-    return " AND ".join(chosen), values
+    return f"FROM meter_event e WHERE {' AND '.join(chosen)}", values
 
 
 _METER_FILTERS: Final = (("livemode", "livemode"), ("event_name", "event_name"), ("id", "meter_id"))

@@ -12,14 +12,15 @@ from per_agent.errors import InvalidEvent
 from per_agent.event import iso, new_meter_event
 from per_agent.ledger.activities import milliseconds
 from per_agent.ledger.arguments import check_mode, check_text, wanted_page
-from per_agent.ledger.database import Connection, Database
+from per_agent.ledger.connection import Connection
+from per_agent.ledger.database import Database
 
 _LONGEST: Final = {"name": 64, "event_name": 64, "unit": 32, "description": 255}
 _UPDATABLE: Final = ("name", "description", "unit", "status", "metadata")
 _STATUSES: Final = ("active", "inactive")
 _SELECT: Final = """
-SELECT m.number, m.id, m.name, m.event_name, m.aggregation_method, m.unit, m.currency_id, m.status, m.livemode,
-       m.description, m.metadata, m.created, m.updated, c.name, c.symbol, c.decimal
+SELECT m.number, m.id, m.name, m.event_name, m.aggregation_method, m.unit, m.currency_id, m.status,
+       m.livemode, m.description, m.metadata, m.created, m.updated, c.name, c.symbol, c.decimal
 FROM meter m JOIN currency c ON c.id = m.currency_id
 """
 
@@ -83,8 +84,9 @@ class Meters:
                 raise self._database.refusal(call, f"event_name: already exists in {mode} mode", status=409)
             currency = self._currency(connection, call, currency_id, (name, unit))
             made = connection.execute(
-                "INSERT INTO meter (id, name, event_name, aggregation_method, unit, currency_id, status, livemode,"
-                " description, metadata, created, updated) VALUES (?, ?, ?, 'sum', ?, ?, 'active', ?, ?, ?, ?, ?)",
+                "INSERT INTO meter (id, name, event_name, aggregation_method, unit, currency_id, status,"
+                " livemode, description, metadata, created, updated)"
+                " VALUES (?, ?, ?, 'sum', ?, ?, 'active', ?, ?, ?, ?, ?)",
                 (self._id("mtr"), name, event_name, unit, currency, livemode, description, labels, now, now),
             )
             return meter_numbered(connection, made.lastrowid or 0)
@@ -97,15 +99,15 @@ class Meters:
         return self._database.read(call, lambda connection: self._found(connection, call, id, livemode)[1])
 
     def update(self, id: object, *, livemode: object = True, **fields: object) -> dict[str, Any]:  # noqa: A002  (upstream's name)
-        """Set `name`, `description` (None clears it), `unit`, `status`, and `metadata`, which is replaced whole.
+        """Set `name`, `description` (None clears it), `unit`, `status`; `metadata` is replaced whole.
 
         No other field can be changed: `event_name`, the currency and the mode say what past events mean.
         """
         call = "PUT /api/meters/{id}"
         problems = [f"{field}: cannot be updated" for field in fields if field not in _UPDATABLE]
-        for field in fields:
-            if field in _LONGEST and field in _UPDATABLE and (field, fields[field]) != ("description", None):
-                check_text(field, fields[field], problems, _LONGEST[field])
+        for field, value in fields.items():
+            if field in ("name", "unit") or (field == "description" and value is not None):
+                check_text(field, value, problems, _LONGEST[field])
         if "status" in fields and fields["status"] not in _STATUSES:
             problems.append(f'status: must be "active" or "inactive", not {fields["status"]!r}')
         if "metadata" in fields:
@@ -114,14 +116,14 @@ class Meters:
             raise self._database.refusal(call, problems)
         return self._changed(call, id, livemode, fields)
 
-    def list(  # noqa: PLR0913  (the meters page's own parameters)
+    def list(
         self,
         *,
         page: object = 1,
         pageSize: object = 20,  # noqa: N803  (upstream's name)
-        event_name: str | None = None,
+        event_name: object = None,
         livemode: object = True,
-        q: str | None = None,
+        q: object = None,
     ) -> dict[str, Any]:
         """A page of meters, the newest first, as `{"count", "list", "paging": {"page", "pageSize"}}`.
 
@@ -137,13 +139,14 @@ class Meters:
                 problems.append(f"{field}: must be a string, not {text!r}")
         if problems:
             raise self._database.refusal(call, problems)
+        part = "" if q is None else str(q).casefold()
         # There are few meters, so they are filtered here: SQLite folds the case of ASCII letters only.
         meters = [
             meter
             for meter in self._database.read(call, _all)
             if event_name in (None, meter["event_name"])
             and livemode in (None, meter["livemode"])
-            and (q is None or q.casefold() in f"{meter['name']}\n{meter['description'] or ''}".casefold())
+            and part in f"{meter['name']}\n{meter['description'] or ''}".casefold()
         ]
         return wanted.answer(len(meters), meters[wanted.offset : wanted.offset + wanted.size])
 

@@ -2,20 +2,20 @@
 
 What is stored, and why it is stored so:
 
-- An `audience` is one (activity type, billing ID) pair; its members are numbered 0, 1, 2 … in the order in which
-  they first appeared. `activity` keeps who was active in which millisecond. `active_day` keeps, per UTC day
-  and audience, a bitmap of the members seen on it, in blocks of `BLOCK` members. A report ORs the bitmaps of the
-  whole days in its window and reads `activity` only for the two cut-off days at its ends, so that it costs
-  days x audiences and not activities. Rows of (day, member) instead were some sixty times as many to
-  read and, in a busy day, hundreds of pages to write for each batch.
-- `activity` is a set: two activities of one member in one millisecond are one row, since only unique members are
-  ever asked for. That each identifier counts once is `activity_identifier`'s to keep.
+- An `audience` is one (activity type, billing ID) pair; its members are numbered 0, 1, 2 … as they first
+  appeared. `activity` keeps who was active in which millisecond. `active_day` keeps, for each UTC day and
+  audience, a bitmap of the members seen on it, in blocks of `BLOCK` members. A report ORs the bitmaps of the
+  whole days in its window and reads `activity` only for the two cut-off days at its ends, so it costs
+  days x audiences and not activities. (Rows of (day, member) instead would be hundreds of times as many
+  to read, and in a busy day hundreds of pages to write for each batch.)
+- `activity` is a set: two activities of one member in one millisecond are one row, since only unique members
+  are ever asked for. That each identifier counts once is for `activity_identifier` to see to.
 - `meter_event` keeps every event as it came. `meter_minute` sums it by meter and minute, `customer_day` by
   meter, UTC day and account, an account being one (customer, subscription) pair. The sums are exact: an
-  SQLite integer where it fits in 64 bits, plain decimal text otherwise, added by `exact.add_kept` and never by
-  SQLite, whose `+` and `sum()` turn to floating point on overflow.
-- There is no index of events by customer: its inserts would touch one page per event, forty times the bytes
-  of the event. `by_time` holds the account too, so that a customer's events are found in it without the rows.
+  SQLite integer where it fits in 64 bits, plain decimal text otherwise, added by `exact.add_kept` and never
+  by SQLite, whose `+` and `sum()` turn to floating point on overflow.
+- There is no index of events by customer: its inserts would write one page for each event, forty times the
+  bytes of the event. `by_time` holds the account too, so that a customer's events are found in it alone.
 
 A column without a type keeps what it is given: `identifier` a blob or a text, `total` an integer or a text.
 (`STRICT` tables would say so better; they are newer than the SQLite of some supported systems.)

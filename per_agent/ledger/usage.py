@@ -20,7 +20,7 @@ Bucket = tuple[int, int, Amount]
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The seconds from *first* up to, not including, *end*, in steps of *step* seconds, each from its whole multiple."""
+    """The seconds from *first* up to, not including, *end*; a step of *step* seconds begins at a multiple."""
 
     first: int
     end: int
@@ -89,7 +89,9 @@ def of_meter(connection: sqlite3.Connection, meter: int, window: Window) -> list
         "SELECT minute * 60, events, total FROM meter_minute WHERE meter = ? AND minute >= ? AND minute < ?"
     )
     buckets.add(connection.execute(kept_sums, (meter, first, end)))
-    single = "SELECT timestamp, 1, value FROM meter_event WHERE meter = ? AND timestamp >= ? AND timestamp < ?"
+    single = (
+        "SELECT timestamp, 1, value FROM meter_event WHERE meter = ? AND timestamp >= ? AND timestamp < ?"
+    )
     for edge in _edges(window, first * _MINUTE, end * _MINUTE):
         buckets.add(connection.execute(single, (meter, *edge)))
     return buckets.sorted()
@@ -123,7 +125,7 @@ def of_customer(connection: sqlite3.Connection, meter: int, customer_id: str, wi
 
 
 def pending(connection: sqlite3.Connection, filters: Mapping[str, object]) -> dict[str, Amount]:
-    """The sum of all events for each currency; *filters* may name customer, subscription, currency and mode."""
+    """The sum of all events for each currency; *filters* name customer, subscription, currency, mode."""
     meters = connection.execute(
         "SELECT number, currency_id FROM meter WHERE (:livemode IS NULL OR livemode = :livemode)"
         " AND (:currency_id IS NULL OR currency_id = :currency_id)",
@@ -136,14 +138,15 @@ def pending(connection: sqlite3.Connection, filters: Mapping[str, object]) -> di
             if by_account:
                 rows = connection.execute(_DAYS, {**filters, "meter": meter})
             else:
-                rows = connection.execute("SELECT minute, events, total FROM meter_minute WHERE meter = ?", (meter,))
+                minutes = "SELECT minute, events, total FROM meter_minute WHERE meter = ?"
+                rows = connection.execute(minutes, (meter,))
             for _, _, total in rows:
                 sums[currency] += amount(total)
     return dict(sums)
 
 
-# The days of the meter are walked one by one, each a step in the index, and in each the accounts are looked up:
-# neither the minutes of the meter nor the other customers of a day are read. CROSS JOIN keeps this order.
+# The days of the meter are walked one by one, each a step in the index, and in each the accounts are looked
+# up: the other customers of a day are not read. CROSS JOIN keeps SQLite to this order.
 _DAYS: Final = """
 WITH RECURSIVE days (day) AS (
     SELECT min(day) FROM customer_day WHERE meter = :meter

@@ -1,7 +1,10 @@
 """The durable queue of one process: the only thing that intake and courier share."""
 
+from per_agent.spool.adoption import abandoned, own
+from per_agent.spool.audit import Lane, Snapshot, snapshots
 from per_agent.spool.block import Block, BlockId
-from per_agent.spool.folder import Claim, abandoned, claim, held, own, spools
+from per_agent.spool.folder import Claim
+from per_agent.spool.letters import DeadLetters, answer_requests
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking, Settlement
 from per_agent.spool.spooler import Source, Spool
 from per_agent.spool.store import Store, Transaction
@@ -11,16 +14,18 @@ __all__ = [
     "BlockId",
     "Claim",
     "DeadLetter",
+    "DeadLetters",
     "FiledLetter",
+    "Lane",
     "Parking",
     "Settlement",
+    "Snapshot",
     "Source",
     "Spool",
     "Store",
     "Transaction",
     "abandoned",
-    "claim",
-    "held",
+    "answer_requests",
     "own",
-    "spools",
+    "snapshots",
 ]

@@ -147,7 +147,7 @@ def letters(folder: Path) -> Iterator[FiledLetter]:
         for lane in _lanes(database):
             prefix = f"l/{lane}/x/"
             for key, value in database.execute(_READ, (prefix, prefix + _END)):
-                yield FiledLetter(lane, int(key[len(prefix) :], 16), _letter_of(value))
+                yield FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value))
 
 
 def _open(file: Path) -> sqlite3.Connection:

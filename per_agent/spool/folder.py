@@ -18,12 +18,9 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
-
-from per_agent.errors import SpoolError
 
 _LOCK: Final = "owner.lock"
 _GOING: Final = ".going"  # a folder's ending while it is being removed
@@ -56,11 +53,21 @@ class Claim:
 
 def spools(data_dir: Path) -> list[Path]:
     """The folders of all spools under *data_dir*, oldest first."""
+    return [path for path in _folders(data_dir) if path.suffix != _GOING]
+
+
+def sweep(data_dir: Path) -> None:
+    """Finish the removal of spools whose removers died over it."""
+    for path in _folders(data_dir):
+        if path.suffix == _GOING:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _folders(data_dir: Path) -> list[Path]:
     try:
-        found = sorted(path for path in (data_dir / "spools").iterdir() if path.is_dir())
+        return sorted(path for path in (data_dir / "spools").iterdir() if path.is_dir())
     except FileNotFoundError:
         return []
-    return [path for path in found if path.suffix != _GOING]
 
 
 def claim(folder: Path) -> Claim | None:
@@ -93,14 +100,6 @@ def held(folder: Path) -> bool:
     return False
 
 
-def abandoned(data_dir: Path) -> Iterator[Claim]:
-    """Take the spools that nobody holds, one by one as the iteration goes."""
-    for folder in spools(data_dir):
-        found = claim(folder)
-        if found is not None:
-            yield found
-
-
 def create(data_dir: Path) -> Claim:
     """Make a new spool and take it."""
     parent = data_dir / "spools"
@@ -111,15 +110,6 @@ def create(data_dir: Path) -> Claim:
         if taken is not None:
             _sync_folder(parent)
             return taken
-
-
-def own(data_dir: Path) -> Claim:
-    """An abandoned spool, or a new one. Raises `SpoolError` when the folder cannot be used."""
-    try:
-        prepare(data_dir)
-        return next(abandoned(data_dir), None) or create(data_dir)
-    except OSError as error:
-        raise SpoolError(f"{data_dir}: cannot keep a spool here: {error.strerror or error}") from error
 
 
 def prepare(data_dir: Path) -> None:

@@ -26,6 +26,7 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True):
 class FiledLetter(msgspec.Struct, frozen=True):
     """A dead letter and where it lies."""
 
+    spool: str
     lane: str
     number: int
     letter: DeadLetter

@@ -14,8 +14,10 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
@@ -119,6 +121,7 @@ class Spool:
         intake: IntakeSettings,
         settings: SpoolSettings,
         clock: Callable[[], float] = time.time,
+        committed: Callable[[], None] | None = None,
     ) -> None:
         self._claim = claim
         self._source = source
@@ -127,6 +130,7 @@ class Spool:
         self._block_events = intake.block_events
         self._max_bytes = settings.max_bytes
         self._clock = clock
+        self._committed = committed or progress.announce
         self._inbox: queue.SimpleQueue[Work | Head | None] = queue.SimpleQueue()
         self._works: list[Work] = []
         self._carried: list[Receipt] = []  # taken from the source, not yet committed
@@ -230,6 +234,18 @@ class Spool:
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the spool lies; None until it is open."""
+        return None if self._held is None else self._held.folder
+
+    def in_memory(self) -> dict[str, int]:
+        """For each lane, the events that were taken from the source and are not yet committed."""
+        counts: Counter[str] = Counter()
+        for receipt in tuple(self._carried):
+            counts.update(receipt._lanes)  # noqa: SLF001  (the spooler's side of a receipt)
+        return dict(counts)
 
     def retire(self) -> Claim:
         """End the thread, and hand over the claim: the folder stays held. For a spool that is drained."""
@@ -409,7 +425,7 @@ class Spool:
                 receipt._ticket = ticket  # noqa: SLF001
         for work, result in zip(works, results, strict=True):
             work.then(result)
-        self._progress.announce()
+        self._committed()
         self._feed_readers(fresh, stirred=any(work.stirs for work in works))
 
     def _feed_readers(
@@ -468,7 +484,7 @@ class Spool:
                 work.fail(error)
             else:
                 work.then(result)
-        self._progress.announce()
+        self._committed()
         self._feed_readers([], stirred=True)
 
     def _tell_ticket(self, block: Block, what: Settlement) -> None:

@@ -32,7 +32,7 @@ from per_agent.errors import SpoolCorrupt
 from per_agent.spool import block as blocks
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.disk import Disk
-from per_agent.spool.records import DeadLetter, FiledLetter, Parking, Settlement
+from per_agent.spool.records import DeadLetter, Parking, Settlement
 
 _END: Final = "\x7f"  # sorts after every character of a key
 _SEQ: Final = "m/seq"
@@ -105,36 +105,10 @@ class Store:
             for lane in self.books
         )
 
-    def oldest(self, lane: str) -> float | None:
-        """When the oldest block that waits in *lane* was made (epoch seconds); parked ones not counted."""
-        for key in self._disk.keys(f"l/{lane}/b/", f"l/{lane}/b/{_END}", 1):
-            try:
-                return blocks.head(self._disk.get(key) or b"")[1]
-            except SpoolCorrupt:
-                return None
-        return None
-
     def parkings(self, lane: str) -> list[Parking]:
         """What the parked events of *lane* wait for."""
         prefix = f"l/{lane}/r/"
         return [_parking_of(self._disk.get(key)) for key in self._disk.keys(prefix, prefix + _END, -1)]
-
-    def letters(self, lane: str, after: int, limit: int) -> list[FiledLetter]:
-        """Up to *limit* dead letters of *lane* with numbers above *after*, oldest first."""
-        prefix = f"l/{lane}/x/"
-        return [
-            FiledLetter(lane, int(key[len(prefix) :], 16), _letter_of(self._disk.get(key)))
-            for key in self._disk.keys(f"{prefix}{after:012x}", prefix + _END, limit)
-        ]
-
-    def note(self, lane: str) -> bytes | None:
-        """What `Transaction.note` last wrote for *lane*."""
-        stored: bytes | None = self._disk.get(f"l/{lane}/s")
-        return stored
-
-    def absorbed(self) -> list[str]:
-        """The abandoned spools whose books are in ours, and whose folders are not yet known to be gone."""
-        return [key[2:] for key in self._disk.keys("a/", f"a/{_END}", -1)]
 
 
 class Transaction:

@@ -43,6 +43,8 @@ def _url_problems(url: object) -> list[str]:
     except (httpx.InvalidURL, UnicodeError, TypeError) as error:
         return [f"is not an address: {error}"]
     problems = []
+    if any(char.isspace() for char in str(url)):
+        problems.append("must hold no white space")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         problems.append("must begin with https:// or http:// and name a host")
     if parsed.userinfo or parsed.query or parsed.fragment or "?" in str(url) or "#" in str(url):

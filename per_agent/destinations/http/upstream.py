@@ -75,6 +75,8 @@ class _Pool:
 class Upstream:
     """One HTTP service and the one credential for it.
 
+    *timeout* is for each step of an exchange (a connection, a read), *total* for all of it; in seconds.
+
     Threads may share it. Forks may: each process makes its own connections at its first request, and those
     of its parent are neither used nor closed: on one connection both would read each other's answers.
     """
@@ -87,6 +89,7 @@ class Upstream:
         *,
         timeout: float,
         concurrency: int,
+        total: float | None = None,
         socket_path: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -94,6 +97,7 @@ class Upstream:
         self.url = url.rstrip("/")
         self._token = token
         self._timeout = timeout
+        self._total = timeout if total is None else total
         self._concurrency = concurrency
         self._socket_path = socket_path
         self._clock = clock
@@ -112,7 +116,7 @@ class Upstream:
         headers: Mapping[str, str] | None = None,
         limit: int = SEND_LIMIT,
     ) -> Answer:
-        """Ask once and give the answer, whatever its status, within the timeout.
+        """Ask once and give the answer, whatever its status, within `total` seconds.
 
         *path* begins with a slash and is encoded already (`segment`); *query* is not. *body* is JSON. Of a
         longer answer *limit* bytes are read. Raises `Unavailable` where there is no answer, its words saying
@@ -124,7 +128,7 @@ class Upstream:
         sent = dict(headers or {})
         if body is not None:
             sent["content-type"] = "application/json"
-        with self._lease() as client, within(self._timeout):
+        with self._lease() as client, within(self._total):
             try:
                 with client.stream(method, url, headers=sent, content=body) as response:
                     return self._read(response, limit)

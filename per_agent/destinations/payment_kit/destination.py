@@ -267,6 +267,10 @@ class PaymentKit:
             return False
         return True
 
+    def parking_keys(self, event: Event) -> Sequence[str]:
+        """The meter and the customer that an event may wait for."""
+        return (self._meter_key(event), self._customer_key(event)) if isinstance(event, MeterEvent) else ()
+
     def close(self) -> None:
         self._upstream.close()
         self.management.close()

@@ -32,7 +32,7 @@ _TROUBLE: Final = re.compile(
     r"|cancell?ed|expired|ended|insufficient|not enough)\b"
     r"|(?:\bnot|n't)\s(?:\w+\s)?(?:exist|active|available|find|belong)|\bcannot find\b"
 )
-_NOT_THERE: Final = re.compile(r"(?:\bnot|n't|\bno)\s(?:\w+\s)?exist")
+_NOT_THERE: Final = re.compile(r"(?:\bnot|n't)\s(?!already\b)(?:\w+\s)?exist|\bno\b[^.,;:]*\bexist")
 _TAKEN: Final = re.compile(r"exist|duplicate|already|unique")
 _METER: Final = re.compile(r"\bmeters?\b|\bevent[_ ]?name\b")
 _CUSTOMER: Final = re.compile(r"\b(?:customer|subscription)(?:_?id)?\b|\bcredits?\b")
@@ -44,7 +44,7 @@ _FIELD: Final = re.compile(r"\b(?:is required|must be|must not|not allowed|too l
 _VOCABULARY: Final = frozenset(
     {
         "meter", "meters", "customer", "subscription", "credit", "identifier", "event_name", "exist",
-        "exists", "already", "duplicate", "unique", "inactive", "unknown", "invalid", "missing", "found", "not",
+        "exists", "already", "duplicate", "unique", "inactive", "unknown", "invalid", "missing",
     }
 )  # fmt: skip
 

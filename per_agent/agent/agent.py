@@ -1,0 +1,366 @@
+"""`Agent`: what an application holds. Takes events in, answers for them, and hands the rest to its parts."""
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from per_agent.agent import hooks
+from per_agent.agent.build import destination_of, lanes_of
+from per_agent.agent.engine import Engine
+from per_agent.books import Books, total
+from per_agent.destinations import Destination
+from per_agent.destinations.local import Ledger
+from per_agent.destinations.payment_kit import PaymentKit
+from per_agent.destinations.per import Per
+from per_agent.errors import AgentClosed, ConfigError, InvalidEvent
+from per_agent.event import (
+    Activity,
+    Identifiers,
+    MeterEvent,
+    Progress,
+    Receipt,
+    event_from_record,
+    new_activity,
+    new_meter_event,
+)
+from per_agent.intake import Intake
+from per_agent.log import Log
+from per_agent.passthrough import (
+    MeterEvents,
+    Meters,
+    PaymentKitMeterEvents,
+    PaymentKitMeters,
+    PerReports,
+    Reports,
+)
+from per_agent.settings import (
+    DeliverySettings,
+    IntakeSettings,
+    Settings,
+    SpoolSettings,
+    default_data_dir,
+    load,
+)
+from per_agent.spool import DeadLetters, snapshots
+
+_Upstream = TypeVar("_Upstream", Per, PaymentKit)
+_left_to_parents: list[Any] = []  # keeps what belongs to a parent process from being taken down in its child
+
+
+class Agent:
+    """Takes usage events in, keeps them on disk and delivers them in the background.
+
+    Every argument is optional. Making an agent starts nothing and touches no file; threads start with the
+    first event, or with `start`. Any thread may use it, and it may be used on both sides of a fork.
+
+    Args:
+        data_dir: the folder of the spools and of the ledger; default `$STATE_DIRECTORY`, else the XDG
+            state folder. Several agents and processes may share one.
+        destinations: where events go; default the embedded ledger. An event goes to each destination that
+            takes its kind.
+        intake, spool, delivery: the tunables, each with its defaults.
+        exit_timeout: seconds that a program which ends without `close` may spend delivering.
+
+    Raises `ConfigError` when the destinations cannot work together.
+    """
+
+    def __init__(  # noqa: PLR0913  (the public surface; all but two are keyword-only tunables)
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        destinations: Sequence[Destination] | None = None,
+        *,
+        intake: IntakeSettings | None = None,
+        spool: SpoolSettings | None = None,
+        delivery: DeliverySettings | None = None,
+        exit_timeout: float = 2.0,
+    ) -> None:
+        self.data_dir = default_data_dir(os.environ) if data_dir is None else Path(data_dir).absolute()
+        self.destinations: tuple[Destination, ...] = tuple(destinations or [Ledger()])
+        self._lanes = lanes_of(self.destinations)
+        self._livemode = next((d.livemode for d in self.destinations if isinstance(d, PaymentKit)), None)
+        self._intake_settings = intake or IntakeSettings()
+        self._spool_settings = spool or SpoolSettings()
+        self._delivery_settings = delivery or DeliverySettings()
+        self._exit_timeout = exit_timeout
+        self._new_id = Identifiers()
+        self._log = Log()
+        self._starting = threading.RLock()  # a signal handler may record an event while an agent starts
+        self._closed = False
+        self._engine: Engine | None = None
+        self._renew()
+        hooks.watch(self)
+
+    @classmethod
+    def from_config(
+        cls, path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+    ) -> Self:
+        """An agent as a TOML file and the environment describe it. Raises `ConfigError`, every problem named."""
+        settings = load(None if path is None else Path(path), os.environ if environ is None else environ)
+        return cls.from_settings(settings)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """An agent as *settings* describe it."""
+        agent = cls(
+            settings.agent.data_dir,
+            [destination_of(name, each) for name, each in settings.destinations.items()],
+            intake=settings.intake,
+            spool=settings.spool,
+            delivery=settings.delivery,
+            exit_timeout=settings.agent.exit_timeout,
+        )
+        for warning in settings.warnings:
+            agent._log.warning(warning)
+        return agent
+
+    # Intake
+
+    def add_activity(
+        self,
+        billing_id: str,
+        user_id: str,
+        activity_type_id: str,
+        at: datetime | float | str | None = None,
+    ) -> Receipt:
+        """Record that a user of a billed customer was active. Returns at once; never waits for disk or network.
+
+        *at* is when it happened: a datetime with a zone, ISO 8601 text with one, or epoch seconds; default
+        now. Per itself stamps an activity when it arrives there.
+
+        Raises `InvalidEvent` with every problem named, `AgentClosed` after `close`, and by the overflow
+        policy `BufferFull` or `SpoolFull`. Never raises because of an upstream.
+        """
+        event = new_activity(billing_id, user_id, activity_type_id, at, id=self._new_id(), now=time.time())
+        return self._intake.accept(event, self._lanes[Activity] or _nowhere("an activity"))
+
+    def add_meter_event(  # noqa: PLR0913  (the upstream's own fields)
+        self,
+        event_name: str,
+        *,
+        customer_id: str,
+        value: int | Decimal | str,
+        subscription_id: str | None = None,
+        identifier: str | None = None,
+        timestamp: datetime | float | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        source_data: Any = None,
+        livemode: bool | None = None,
+    ) -> Receipt:
+        """Record that a customer used *value* of what the meter *event_name* counts. Returns at once.
+
+        *value* is exact: an int, a Decimal or a plain decimal string, never a float. *identifier* is what the
+        upstream tells duplicates by, unique over all meters and both modes; default a new one. *timestamp* is
+        when the usage happened, default now. *livemode* defaults to the destination's.
+
+        Raises as `add_activity` does.
+        """
+        event = new_meter_event(
+            event_name,
+            customer_id,
+            value,
+            identifier=self._new_id() if identifier is None else identifier,
+            now=time.time(),
+            subscription_id=subscription_id,
+            timestamp=timestamp,
+            metadata=metadata,
+            source_data=source_data,
+            # The mode is the event's for life: a later change of the configuration must not move it.
+            livemode=self._livemode if livemode is None else livemode,
+        )
+        return self._intake.accept(event, self._lanes[MeterEvent] or _nowhere("a meter event"))
+
+    def add_record(self, record: Mapping[str, Any]) -> Receipt:
+        """Record the event that a JSON object describes, as `add -` reads them. Raises as `add_activity` does."""
+        event = event_from_record(record, id=self._new_id(), now=time.time(), livemode=self._livemode)
+        return self._intake.accept(event, self._lanes[type(event)] or _nowhere(f"a {type(event).__name__}"))
+
+    # Passthrough
+
+    def get_report(self, start: datetime | str | None = None, end: datetime | str | None = None) -> Any:
+        """Per's report of unique users, as its JSON says it. Straight to the upstream; raises `UpstreamError`."""
+        return self._reports.get_report(start, end)
+
+    async def get_report_async(self, start: datetime | str | None = None, end: datetime | str | None = None) -> Any:
+        """As `get_report`, without blocking the event loop."""
+        return await self._reports.get_report_async(start, end)
+
+    @property
+    def meters(self) -> Meters:
+        """Payment Kit's meters, or the ledger's where no Payment Kit is configured."""
+        match self._upstream(PaymentKit, "meters"):
+            case PaymentKit() as kit:
+                return Meters(PaymentKitMeters(kit))
+            case ledger:
+                return Meters(ledger.meters)
+
+    @property
+    def meter_events(self) -> MeterEvents:
+        """Payment Kit's stored meter events, or the ledger's where no Payment Kit is configured."""
+        match self._upstream(PaymentKit, "meter events"):
+            case PaymentKit() as kit:
+                return MeterEvents(PaymentKitMeterEvents(kit))
+            case ledger:
+                return MeterEvents(ledger.meter_events)
+
+    @property
+    def _reports(self) -> Reports:
+        match self._upstream(Per, "reports"):
+            case Per() as per:
+                return Reports(PerReports(per))
+            case ledger:
+                return Reports(ledger)
+
+    def _upstream(self, kind: type[_Upstream], what: str) -> _Upstream | Ledger:
+        for wanted in (kind, Ledger):
+            for destination in self.destinations:
+                if isinstance(destination, wanted):
+                    return destination
+        raise ConfigError(f"no destination is configured that has {what}")
+
+    # What became of it all
+
+    def books(self) -> dict[str, Books]:
+        """Accepted, delivered, dead, dropped and pending events of each destination, over the whole data folder.
+
+        Events that are in this process's memory count as accepted and pending. Raises `SpoolError` when a
+        spool cannot be read.
+        """
+        engine = self._engine
+        in_memory = [self._intake.in_memory(), {} if engine is None else engine.spool.in_memory()]
+        on_disk = snapshots(self.data_dir)
+        return total(
+            [
+                {destination.name: Books() for destination in self.destinations},
+                *({name: lane.books for name, lane in each.lanes.items()} for each in on_disk),
+                *({lane: Books(n, pending=n) for lane, n in counts.items()} for counts in in_memory),
+            ]
+        )
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the whole data folder: iterate, `requeue`, `purge`."""
+        return DeadLetters(self.data_dir)
+
+    def status(self) -> dict[str, Any]:
+        """What an operator asks first, as JSON values: how each destination is doing, and this process's troubles."""
+        engine = self._engine
+        if engine is None:
+            return {"data_dir": str(self.data_dir), "running": False, "overflows": self._intake.overflows}
+        retries, parked = engine.courier.retries, engine.courier.parked()
+        return {
+            "data_dir": str(self.data_dir),
+            "running": True,
+            "overflows": self._intake.overflows,
+            "spool": {"id": engine.spool.id, "trouble": engine.spool.trouble},
+            "destinations": {
+                name: {**condition.as_dict(), "retries": retries[name], "parked_for": parked[name]}
+                for name, condition in engine.courier.conditions.items()
+            },
+        }
+
+    # Life
+
+    def start(self, *, wait: bool = False) -> None:
+        """Start the threads, and so the delivery of what earlier processes left. `add_*` does this by itself.
+
+        *wait*: until the spool is open; then raises `SpoolError` when it cannot be. Without it, the agent goes
+        on trying, and events wait in memory. Raises `AgentClosed` after `close`.
+        """
+        with self._starting:
+            if self._closed:
+                raise AgentClosed("the agent was closed")
+            self._start_engine()
+        if wait and self._engine is not None:
+            self._engine.spool.wait_opened()
+
+    def flush(self, timeout: float | None = 5.0) -> bool:
+        """Wait until nothing that was accepted before the call is pending any more. False when time ran out first.
+
+        Parked events are pending: they hold a flush up. So do those that earlier processes left behind.
+        """
+        self.start()
+        engine = self._engine
+        return engine is not None and engine.flush(timeout)
+
+    def close(self, timeout: float | None = 5.0) -> bool:
+        """Take no more events in, store all, deliver what can be delivered within *timeout* seconds, and stop.
+
+        The rest stays on the disk for the next agent on the folder; nothing is lost. It does not wait for a
+        destination that is in trouble. True when nothing is pending. May be called more than once.
+        """
+        with self._starting:
+            self._closed = True
+            self._intake.close()
+            if self._engine is None and self._intake.waiting():
+                with suppress(RuntimeError):  # at interpreter exit no thread can be started any more
+                    self._start_engine()
+            engine, self._engine = self._engine, None
+            return not self._intake.waiting() if engine is None else engine.stop(timeout)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ended(self) -> None:
+        """The program ends, and nobody called `close`. Called by the hooks of this process."""
+        self.close(self._exit_timeout)
+
+    def forked(self) -> None:
+        """This is a forked child: leave what is the parent's alone, and begin afresh. Called by the hooks."""
+        if self._engine is not None:
+            self._engine.abandon()
+        _left_to_parents.append((self._engine, self._intake, self._progress))
+        self._engine = None
+        self._starting = threading.RLock()
+        self._new_id.renew()
+        self._renew()
+
+    # The parts
+
+    def _renew(self) -> None:
+        self._progress = Progress(self._wake)
+        self._intake = Intake(self._intake_settings, self._progress, self._wake)
+        if self._closed:
+            self._intake.close()
+        for destination in self.destinations:
+            destination.open(self.data_dir)
+
+    def _start_engine(self) -> None:
+        if self._engine is not None:
+            return
+        self._engine = Engine(
+            self.data_dir,
+            self.destinations,
+            self._intake,
+            self._progress,
+            intake_settings=self._intake_settings,
+            spool_settings=self._spool_settings,
+            delivery_settings=self._delivery_settings,
+        )
+        self._engine.start()
+        hooks.at_end_of_child(self.ended)
+
+    def _wake(self) -> None:
+        """Somebody left an event: have it looked after. Must not wait."""
+        engine = self._engine
+        if engine is not None:
+            engine.spool.wake()
+        elif not self._closed:
+            with self._starting:
+                self._start_engine()
+
+
+def _nowhere(event: str) -> tuple[str, ...]:
+    raise InvalidEvent({"event": f"no configured destination takes {event}"})

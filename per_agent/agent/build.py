@@ -1,0 +1,46 @@
+"""From settings to destinations, and from destinations to lanes: what must fit together, checked."""
+
+from collections.abc import Collection
+
+from per_agent.destinations import Destination
+from per_agent.destinations.local import Ledger
+from per_agent.destinations.payment_kit import PaymentKit
+from per_agent.destinations.per import Per
+from per_agent.errors import ConfigError
+from per_agent.event import Activity, Event, MeterEvent
+from per_agent.settings import DestinationSettings, LedgerSettings, PaymentKitSettings, PerSettings
+
+
+def lanes_of(destinations: Collection[Destination]) -> dict[type[Event], tuple[str, ...]]:
+    """For each kind of event the lanes that it goes to. Raises `ConfigError` where two share a name."""
+    names = [destination.name for destination in destinations]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError([f"two destinations are named {name!r}: each needs its own lane" for name in twice])
+    return {kind: tuple(d.name for d in destinations if kind in d.takes) for kind in (Activity, MeterEvent)}
+
+
+def destination_of(name: str, settings: DestinationSettings) -> Destination:
+    """The destination that *settings* describe, with the lane *name*."""
+    match settings:
+        case PerSettings():
+            reporting = settings.reporting_token
+            return Per(
+                settings.activity_token.reveal(),
+                None if reporting is None else reporting.reveal(),
+                settings.url,
+                name=name,
+                timeout=settings.timeout,
+                concurrency=settings.concurrency,
+            )
+        case PaymentKitSettings():
+            return PaymentKit(
+                settings.url,
+                settings.access_key.reveal(),
+                settings.livemode,
+                name=name,
+                timeout=settings.timeout,
+                concurrency=settings.concurrency,
+            )
+        case LedgerSettings():
+            return Ledger(settings.path, name=name)

@@ -1,0 +1,189 @@
+"""The running parts of one agent in one process: its spool, its courier, and the spools it has adopted.
+
+Made when an agent starts, dropped when it is closed or when the process forks. Order of stopping: what can
+be delivered in time is; the courier ends and hands over what it knows; the spooler commits the rest and
+lets go of the folder.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from per_agent.books import total
+from per_agent.courier import Courier
+from per_agent.destinations import Destination
+from per_agent.errors import SpoolError
+from per_agent.event import Progress
+from per_agent.intake import Intake
+from per_agent.log import Log
+from per_agent.settings import DeliverySettings, IntakeSettings, SpoolSettings
+from per_agent.spool import Claim, Spool, Store, abandoned, answer_requests, own
+
+_TEND_EVERY: Final = 1.0  # seconds between looks at requests, and whether an adopted spool is drained
+_ADOPT_AT_ONCE: Final = 4  # spools taken in one look, so that the courier's thread is soon back at its work
+_STORE_TIMEOUT: Final = 5.0  # seconds that storing may take beyond the time given for delivering
+
+
+class Engine:
+    """Spooler and courier at work. `start` returns at once; nothing here is used again after `stop`."""
+
+    def __init__(  # noqa: PLR0913  (its parts)
+        self,
+        data_dir: Path,
+        destinations: Sequence[Destination],
+        intake: Intake,
+        progress: Progress,
+        *,
+        intake_settings: IntakeSettings,
+        spool_settings: SpoolSettings,
+        delivery_settings: DeliverySettings,
+    ) -> None:
+        self._data_dir = data_dir
+        self._names = [destination.name for destination in destinations]
+        self._intake = intake
+        self._progress = progress
+        self._intake_settings = intake_settings
+        self._spool_settings = spool_settings
+        self._adopted: list[Spool] = []
+        self._adopt_at = 0.0
+        self._log = Log()
+        self.spool = Spool(
+            lambda: own(data_dir, self._names), intake, progress, intake=intake_settings, settings=spool_settings
+        )
+        self.courier = Courier(
+            destinations, delivery_settings, progress.announce, chores=[(_TEND_EVERY, self._tend)]
+        )
+
+    def start(self) -> None:
+        self.courier.start()
+        self.spool.start()
+        self.courier.attach(self.spool)
+
+    def stop(self, timeout: float | None) -> bool:
+        """Deliver what can be delivered within *timeout* seconds, store all, end the threads.
+
+        Does not wait for a destination that is in trouble. True when nothing is pending.
+        """
+        deadline = _deadline(timeout)
+        delivered = self._wait_delivered(deadline)
+        self.courier.stop(_left(deadline))
+        storing = None if timeout is None else (_left(deadline) or 0.0) + _STORE_TIMEOUT
+        for spool in (*self._adopted, self.spool):
+            spool.stop(storing)
+        return delivered
+
+    def abandon(self) -> None:
+        """In a forked child: leave the parent's spools to the parent."""
+        for spool in (*self._adopted, self.spool):
+            spool.abandon()
+
+    def flush(self, timeout: float | None) -> bool:
+        """Wait until nothing that was accepted before the call is pending. False when time ran out first."""
+        deadline = _deadline(timeout)
+        try:
+            if not self._wait_stored(deadline):
+                return False
+            seq = self.spool.look(lambda store: store.seq, _left(deadline))
+            while True:
+                seen = self._commits()
+                if self._delivered_through(seq, deadline):
+                    return True
+                if not self._progress.wait(partial(self._changed_since, seen), _left(deadline)):
+                    return False
+        except TimeoutError:
+            return False
+
+    # Waiting
+
+    def _wait_stored(self, deadline: float | None) -> bool:
+        """Wait until all that was accepted before the call is committed."""
+        newest = self._intake.newest()
+        if newest is not None and not newest.stored(_left(deadline)):
+            return False
+        self.spool.run(lambda _: None, _left(deadline))  # what the spooler had already taken is committed with this
+        return True
+
+    def _delivered_through(self, seq: int, deadline: float | None) -> bool:
+        if any(books.pending for spool in self._adopted for books in spool.books.values()):
+            return False
+
+        def pending(store: Store) -> bool:
+            return store.pending_through(seq)
+
+        return not self.spool.look(pending, _left(deadline))
+
+    def _commits(self) -> int:
+        return sum(spool.commits for spool in (*self._adopted, self.spool))
+
+    def _changed_since(self, commits: int) -> bool:
+        return self._commits() != commits
+
+    def _pending(self) -> dict[str, int]:
+        books = total(spool.books for spool in (*self._adopted, self.spool))
+        return {lane: counts.pending for lane, counts in books.items() if counts.pending}
+
+    def _wait_delivered(self, deadline: float | None) -> bool:
+        try:
+            # The disk's trouble is not waited for here: storing has its own time.
+            if self.spool.trouble is not None or not self._wait_stored(deadline):
+                return False
+        except (TimeoutError, SpoolError):
+            return False
+        self._progress.wait(lambda: not (left := self._pending()) or self.courier.stuck(left), _left(deadline))
+        return not self._pending()
+
+    # Other spools, in the courier's thread
+
+    def _tend(self) -> None:
+        """Answer requests about dead letters, absorb adopted spools that are drained, look for new ones."""
+        for spool in (*self._adopted, self.spool):
+            if spool.folder is not None:
+                answer_requests(spool.folder, spool.post)
+        for adopted in list(self._adopted):
+            self._absorb_if_drained(adopted)
+        if time.monotonic() >= self._adopt_at and self.spool.folder is not None:
+            self._adopt_at = time.monotonic() + self._spool_settings.adopt_interval
+            for claim in itertools.islice(abandoned(self._data_dir, self._names), _ADOPT_AT_ONCE):
+                self._adopt(claim)
+
+    def _adopt(self, claim: Claim) -> None:
+        # Those who wait for this agent are told of the progress of adopted spools too, but not of their end.
+        spool = Spool(
+            lambda: claim,
+            None,
+            Progress(lambda: None),
+            intake=self._intake_settings,
+            settings=self._spool_settings,
+            committed=self._progress.announce,
+        )
+        self._log.info("adopted a spool that a dead process left", spool=claim.id)
+        self._adopted.append(spool)
+        spool.start()
+        self.courier.attach(spool)
+
+    def _absorb_if_drained(self, adopted: Spool) -> None:
+        if adopted.folder is None or adopted.trouble is not None:
+            return
+        books = adopted.books
+        if any(counts.pending or counts.dead > counts.purged for counts in books.values()):
+            return  # a dead letter stays where it is: the folder is kept for it
+        self.courier.detach(adopted)
+        self._adopted.remove(adopted)
+        claim = adopted.retire()
+
+        def absorbed(_: object) -> None:
+            claim.remove()
+            self.spool.post(lambda changes: changes.forget(claim.id))
+
+        self.spool.post(lambda changes: changes.absorb(claim.id, books), absorbed)
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

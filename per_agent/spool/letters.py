@@ -1,0 +1,143 @@
+"""Dead letters as work: list them, send them again, delete them, whoever holds the spool that they lie in.
+
+Only a spool's holder may change it. A spool that nobody holds is taken for the moment of the change. To one
+that a running process holds, a request is handed as a small file in its folder; the holder looks there every
+second, makes the change in its own way, and leaves the answer beside it. A request is safe to repeat: what
+is no longer there is not requeued again.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Literal
+from uuid import uuid4
+
+import msgspec
+
+from per_agent.errors import SpoolError
+from per_agent.event import Progress
+from per_agent.settings import IntakeSettings, SpoolSettings
+from per_agent.spool import audit, folder
+from per_agent.spool.records import FiledLetter
+from per_agent.spool.spooler import Spool
+from per_agent.spool.store import Transaction
+
+_ANSWER_TIMEOUT: Final = 15.0  # seconds; a holder looks every second, and may be busy with a slow disk
+_LOOK_EVERY: Final = 0.05  # seconds between looks for the answer
+_AT_ONCE: Final = 1000  # letters in one change, so that no commit grows without bound
+_REQUESTS: Final = "requests"
+
+
+class _Request(msgspec.Struct, frozen=True):
+    what: Literal["requeue", "purge"]
+    lane: str
+    numbers: list[int]
+
+    def apply(self, changes: Transaction) -> int:
+        if self.what == "requeue":
+            return sum(block.count for block in changes.requeue(self.lane, self.numbers))
+        return changes.purge(self.lane, self.numbers)
+
+
+class DeadLetters:
+    """The dead letters of all spools under a data folder. For any process, beside running agents."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def __iter__(self) -> Iterator[FiledLetter]:
+        """All letters, spool by spool, oldest first in each. Raises `SpoolError` when one cannot be read."""
+        for snapshot in audit.snapshots(self._data_dir):
+            yield from audit.letters(snapshot.folder)
+
+    def requeue(self, letters: Iterable[FiledLetter]) -> int:
+        """Send *letters* again, each under its identifier. Returns how many were still there.
+
+        Raises `SpoolError` when a process holds their spool and does not answer.
+        """
+        return self._change("requeue", letters)
+
+    def purge(self, letters: Iterable[FiledLetter]) -> int:
+        """Delete *letters* for good; the books count them as purged. Raises as `requeue` does."""
+        return self._change("purge", letters)
+
+    def _change(self, what: Literal["requeue", "purge"], letters: Iterable[FiledLetter]) -> int:
+        by_lane: dict[tuple[str, str], list[int]] = {}
+        for letter in letters:
+            by_lane.setdefault((letter.spool, letter.lane), []).append(letter.number)
+        return sum(
+            self._ask(self._data_dir / "spools" / spool, _Request(what, lane, numbers[at : at + _AT_ONCE]))
+            for (spool, lane), numbers in by_lane.items()
+            for at in range(0, len(numbers), _AT_ONCE)
+        )
+
+    def _ask(self, place: Path, request: _Request) -> int:
+        taken = folder.claim(place)
+        return _ask_holder(place, request) if taken is None else _change_abandoned(taken, request)
+
+
+def _change_abandoned(taken: folder.Claim, request: _Request) -> int:
+    spool = Spool(
+        lambda: taken, None, Progress(lambda: None), intake=IntakeSettings(), settings=SpoolSettings()
+    )
+    spool.start()
+    try:
+        spool.wait_opened()
+        changed: int = spool.run(request.apply)
+        return changed
+    finally:
+        spool.stop(None)
+
+
+def _ask_holder(place: Path, request: _Request) -> int:
+    name = place / _REQUESTS / uuid4().hex
+    asked, answered = name.with_suffix(".ask"), name.with_suffix(".answer")
+    try:
+        asked.parent.mkdir(mode=0o700, exist_ok=True)
+        _write(asked, msgspec.json.encode(request))
+    except FileNotFoundError:
+        return 0  # the spool was absorbed and removed just now: it held no letters
+    deadline = time.monotonic() + _ANSWER_TIMEOUT
+    while not answered.exists():
+        if time.monotonic() > deadline:
+            asked.unlink(missing_ok=True)
+            raise SpoolError(f"{place}: the process that holds this spool does not answer; is it stopped or wedged?")
+        time.sleep(_LOOK_EVERY)
+    changed: int = msgspec.json.decode(answered.read_bytes(), type=int)
+    answered.unlink(missing_ok=True)
+    return changed
+
+
+def answer_requests(place: Path, post: Callable[[Callable[[Transaction], Any], Callable[[Any], None]], None]) -> None:
+    """The holder's side: have *post* make the changes that are asked for in the spool's folder."""
+    try:
+        names = os.listdir(place / _REQUESTS)
+    except FileNotFoundError:
+        return
+    for name in names:
+        asked = place / _REQUESTS / name
+        if asked.suffix != ".ask":
+            continue
+        taken = asked.with_suffix(".taken")
+        try:
+            os.rename(asked, taken)  # so that the next look does not find it again
+            request = msgspec.json.decode(taken.read_bytes(), type=_Request)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            continue
+
+        def answer(changed: int, taken: Path = taken) -> None:
+            with suppress(FileNotFoundError):
+                _write(taken.with_suffix(".answer"), msgspec.json.encode(changed))
+                taken.unlink()
+
+        post(request.apply, answer)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(content)
+    os.rename(partial, path)

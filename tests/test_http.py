@@ -1,0 +1,307 @@
+"""Asking an upstream: bounded, in one process each, with nothing taken from the environment."""
+
+import os
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from per_agent.destinations.http import Upstream, check_config, segment
+from per_agent.errors import ConfigError, Refused, Unavailable
+
+TOKEN = "s3cret-t0ken"
+ADD = "/activities.add"
+IDS = (("billingId", "b"), ("userId", "u"), ("activityTypeId", "t"))
+
+
+@contextmanager
+def client(upstream, **changes):
+    settings = {"timeout": 5.0, "concurrency": 2, **changes}
+    made = Upstream("up", upstream.url, TOKEN, **settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def words_of(asking):
+    with pytest.raises(Unavailable) as caught:
+        asking()
+    return caught.value.words
+
+
+# Time and memory
+
+
+@pytest.mark.parametrize("misbehaviour", [{"drip": 0.05}, {"drip_headers": 0.05}, {"delay": 30}, {"endless": True}])
+def test_an_answer_that_never_ends_is_left_in_time(upstream, misbehaviour):
+    upstream.rule(body="x" * 100_000, **misbehaviour)
+    with client(upstream, timeout=0.4) as up:
+        begun = time.monotonic()
+        if "endless" in misbehaviour:
+            assert up.ask("GET", ADD, IDS).overrun
+        else:
+            assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("sent, no answer: ")
+        assert time.monotonic() - begun < 3
+
+
+def test_a_longer_time_for_the_whole_does_not_lengthen_the_wait_for_a_first_byte(upstream):
+    upstream.rule(delay=30)
+    with client(upstream, timeout=0.3, total=60.0) as up:
+        begun = time.monotonic()
+        words_of(lambda: up.ask("GET", ADD, IDS))
+        assert time.monotonic() - begun < 10
+
+
+def test_a_long_answer_is_read_up_to_the_limit_and_is_then_no_json(upstream):
+    upstream.rule(body='{"ok":true,"pad":"' + "x" * 200_000 + '"}')
+    with client(upstream) as up:
+        answer = up.ask("GET", ADD, IDS)
+        assert len(answer.body) == 64 * 1024
+        assert answer.overrun
+        assert answer.object() is None
+        assert up.ask("GET", ADD, IDS, limit=1_000_000).object()["ok"] is True
+
+
+def test_json_that_is_nested_beyond_reason_is_no_json(upstream):
+    upstream.rule(body="[" * 60_000)
+    with client(upstream) as up:
+        answer = up.ask("GET", ADD, IDS)
+    assert answer.object() is None
+    with pytest.raises(ValueError):
+        answer.json()
+
+
+def test_headers_without_an_end_are_no_answer(upstream):
+    upstream.rule(status=200, headers={"X-Pad": "x" * 500_000})
+    with client(upstream) as up:
+        assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("sent, no answer: ")
+
+
+# What was received
+
+
+def test_a_refused_connection_says_not_sent(upstream):
+    upstream.stop()
+    with client(upstream) as up:
+        assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("not sent: ")
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+def test_a_connection_that_is_cut_says_that_it_may_have_been_received(upstream, cut):
+    upstream.rule(cut=cut)
+    with client(upstream) as up:
+        assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("sent, no answer: ")
+    assert len(upstream.score().activities) == (cut == "after")
+
+
+def test_a_truncated_answer_is_no_answer(upstream):
+    upstream.rule(truncate=True)
+    with client(upstream) as up:
+        assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("sent, no answer: ")
+
+
+def test_an_address_beyond_all_length_is_refused_without_being_asked(upstream):
+    with client(upstream) as up, pytest.raises(Refused, match="not sent"):
+        up.ask("GET", ADD, (("userId", "é" * 40_000),))
+    assert upstream.score().requests == 0
+
+
+# What is sent
+
+
+def test_headers_are_explicit_and_the_credential_stands_in_one_of_them(upstream):
+    with client(upstream) as up:
+        up.ask("GET", ADD, IDS)
+    (request,) = upstream.score().last
+    assert request["headers"]["accept"] == "application/json"
+    assert request["headers"]["accept-encoding"] == "identity"
+    assert request["headers"]["user-agent"].startswith("per-agent/")
+    assert request["headers"]["authorization"] == f"Bearer {TOKEN}"
+    assert str(request).count(TOKEN) == 1
+
+
+def test_a_cookie_that_a_gateway_sets_is_not_sent_back(upstream):
+    upstream.rule(status=200, body={"ok": True}, headers={"Set-Cookie": "login_token=abc; Path=/"})
+    with client(upstream) as up:
+        up.ask("GET", ADD, IDS)
+        up.ask("GET", ADD, IDS)
+    assert "cookie" not in upstream.score().last[-1]["headers"]
+
+
+def test_a_redirect_is_an_answer_and_not_a_way(upstream):
+    upstream.rule(redirect=f"{upstream.url}/elsewhere")
+    with client(upstream) as up:
+        assert up.ask("POST", "/api/meter-events", (), b"{}").status == 302
+    assert upstream.score().requests == 1
+
+
+def test_proxies_and_certificates_of_the_environment_are_not_used(upstream, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    with client(upstream) as up:
+        assert up.ask("GET", ADD, IDS).status == 200
+
+
+@given(st.text(min_size=1))
+def test_any_id_is_one_segment_of_a_path(text):
+    raw = httpx.URL(f"http://a/api/meters/{segment(text)}/activate?x=1").raw_path.decode()
+    path = raw.removesuffix("?x=1")
+    *front, middle, last = path.split("/")
+    assert (front, last) == (["", "api", "meters"], "activate")
+    assert httpx.QueryParams(f"id={middle.replace('+', '%2B')}")["id"] == text
+
+
+@pytest.mark.parametrize("text", [".", "..", "..."])
+def test_dots_are_no_steps(upstream, text):
+    with client(upstream) as up:
+        up.ask("GET", f"/api/meters/{segment(text)}", (("livemode", "true"),))
+    assert upstream.score().last[0]["path"] == "/api/meters/" + "%2E" * len(text)
+
+
+def test_an_empty_id_is_refused_because_it_would_name_the_list():
+    with pytest.raises(ValueError, match="must not be empty"):
+        segment("")
+
+
+# Words
+
+
+def test_words_are_short_in_one_line_and_without_the_credential(upstream):
+    upstream.rule(status=500, body={"error": f"no\n\x1b[31m {TOKEN} " + "x" * 1000})
+    with client(upstream) as up:
+        reason = up.reason(up.ask("GET", ADD, IDS))
+    assert reason.startswith("HTTP 500: no ")
+    assert TOKEN not in reason
+    assert reason.isprintable()
+    assert len(reason) < 250
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"body": {"error": "a", "message": "b"}}, "a: b"),
+        ({"body": {"message": "b"}}, "b"),
+        ({"body": {"error": {"message": "deep"}}}, "deep"),
+        ({"body": {"error": ["x", 1]}}, '["x",1]'),
+        ({"html": True}, "a page titled 'Welcome'"),
+        ({"body": "<p>x"}, "a page without a title"),
+        ({"body": "plain\ntext"}, "plain text"),
+        ({"body": ""}, "an empty answer"),
+        ({"body": [1]}, "[1]"),
+    ],
+)
+def test_words_are_looked_for_where_services_put_them(upstream, rule, words):
+    upstream.rule(status=400, **rule)
+    with client(upstream) as up:
+        assert up.words(up.ask("GET", ADD, IDS)) == words
+
+
+def test_a_wait_is_read_from_the_answer(upstream):
+    upstream.rule(status=503, headers={"Retry-After": "7"})
+    with client(upstream) as up:
+        assert up.ask("GET", ADD, IDS).retry_after == 7.0
+
+
+# Processes and threads
+
+
+def test_a_connection_is_used_again(upstream):
+    with client(upstream) as up:
+        for _ in range(5):
+            up.ask("GET", ADD, IDS)
+    assert upstream.score().connections == 1
+
+
+def test_a_forked_child_has_connections_of_its_own_and_leaves_its_parents_alone(upstream):
+    with client(upstream) as up:
+        up.ask("GET", ADD, IDS)
+        inherited = up._pools[os.getpid()].client
+        child = os.fork()
+        if child == 0:
+            try:
+                for _ in range(20):
+                    assert up.ask("GET", ADD, (*IDS[:1], ("userId", "child"), *IDS[2:])).status == 200
+                assert not inherited.is_closed
+                up.close()
+                assert not inherited.is_closed
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        for _ in range(20):
+            assert up.ask("GET", ADD, IDS).status == 200
+        assert os.waitpid(child, 0)[1] == 0
+        assert up.ask("GET", ADD, IDS).status == 200
+    score = upstream.score()
+    assert score.connections == 2
+    assert score.users.count("child") == 20
+    assert score.users.count("u") == 22
+
+
+def test_close_lets_an_exchange_under_way_end(upstream):
+    upstream.rule(delay=0.5, count=1)
+    with client(upstream) as up:
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(up.ask("GET", ADD, IDS).status))
+        asking.start()
+        while upstream.score().requests == 0:
+            pass
+        up.close()
+        asking.join(10)
+        assert answers == [200]
+        assert up._pools == {}
+
+
+def test_threads_that_ask_while_others_close_all_get_their_answers(upstream):
+    with client(upstream, concurrency=4) as up:
+        statuses, problems = [], []
+
+        def ask():
+            try:
+                statuses.extend(up.ask("GET", ADD, IDS).status for _ in range(30))
+            except Exception as error:
+                problems.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            up.close()
+        assert problems == []
+        assert statuses == [200] * 120
+
+
+# Configuration
+
+
+def test_what_cannot_be_an_upstream_is_named_all_at_once_and_no_secret_is_quoted():
+    with pytest.raises(ConfigError) as caught:
+        check_config("per", "ftp://u:hunter2@host/?a=b", {"activity_token": "hunter3 x", "other": ""}, 0, 0)
+    text = str(caught.value)
+    assert len(caught.value.problems) == 6
+    assert "hunter" not in text
+    for part in ("https://", "password", "activity_token", "other is missing", "timeout", "concurrency"):
+        assert part in text
+
+
+@pytest.mark.parametrize("token", ["a b", "a\n", "\ttab", "ключ", "a\x00", "a\x7f", None, 5])
+def test_a_token_that_no_header_takes_is_refused(token):
+    with pytest.raises(ConfigError):
+        check_config("per", "https://a", {"activity_token": token}, 1.0, 1)
+
+
+@pytest.mark.parametrize("url", ["", "host", "http://", "https:///x", "http://a b", f"http://{'a' * 70}.x", None, "http://h:x"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ConfigError):
+        check_config("per", url, {}, 1.0, 1)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), float("nan"), -1, "5", None])
+def test_a_timeout_is_finite(timeout):
+    with pytest.raises(ConfigError):
+        check_config("per", "https://a", {}, timeout, 1)
