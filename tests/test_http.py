@@ -1,9 +1,11 @@
 """Asking an upstream: bounded, in one process each, with nothing taken from the environment."""
 
 import os
+import socketserver
 import threading
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 
 import httpx
 import pytest
@@ -37,7 +39,9 @@ def words_of(asking):
 # Time and memory
 
 
-@pytest.mark.parametrize("misbehaviour", [{"drip": 0.05}, {"drip_headers": 0.05}, {"delay": 30}, {"endless": True}])
+@pytest.mark.parametrize(
+    "misbehaviour", [{"drip": 0.05}, {"drip_headers": 0.05}, {"delay": 30}, {"endless": True}]
+)
 def test_an_answer_that_never_ends_is_left_in_time(upstream, misbehaviour):
     upstream.rule(body="x" * 100_000, **misbehaviour)
     with client(upstream, timeout=0.4) as up:
@@ -67,6 +71,12 @@ def test_a_long_answer_is_read_up_to_the_limit_and_is_then_no_json(upstream):
         assert up.ask("GET", ADD, IDS, limit=1_000_000).object()["ok"] is True
 
 
+def test_json_that_is_followed_by_more_than_the_limit_is_no_json_either(upstream):
+    upstream.rule(body='{"ok":true}' + " " * 100_000)
+    with client(upstream) as up:
+        assert up.ask("GET", ADD, IDS).object() is None
+
+
 def test_json_that_is_nested_beyond_reason_is_no_json(upstream):
     upstream.rule(body="[" * 60_000)
     with client(upstream) as up:
@@ -89,6 +99,13 @@ def test_a_refused_connection_says_not_sent(upstream):
     upstream.stop()
     with client(upstream) as up:
         assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("not sent: ")
+
+
+def test_an_upstream_that_cannot_prove_who_it_is_gets_nothing(upstream):
+    up = Upstream("up", upstream.url.replace("http:", "https:"), TOKEN, timeout=5.0, concurrency=1)
+    assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("not sent: ")
+    up.close()
+    assert upstream.score().requests == 0
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])
@@ -276,6 +293,25 @@ def test_threads_that_ask_while_others_close_all_get_their_answers(upstream):
         assert statuses == [200] * 120
 
 
+def test_an_upstream_may_listen_on_a_unix_socket(tmp_path):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"path": "%s"}' % self.path.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with socketserver.UnixStreamServer(str(tmp_path / "s"), Handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        up = Upstream(
+            "up", "http://sidecar", None, timeout=5.0, concurrency=1, socket_path=str(tmp_path / "s")
+        )
+        assert up.ask("GET", "/v1/status").object() == {"path": "/v1/status"}
+        up.close()
+
+
 # Configuration
 
 
@@ -295,7 +331,9 @@ def test_a_token_that_no_header_takes_is_refused(token):
         check_config("per", "https://a", {"activity_token": token}, 1.0, 1)
 
 
-@pytest.mark.parametrize("url", ["", "host", "http://", "https:///x", "http://a b", f"http://{'a' * 70}.x", None, "http://h:x"])
+@pytest.mark.parametrize(
+    "url", ["", "host", "http://", "https:///x", "http://a b", f"http://{'a' * 70}.x", None, "http://h:x"]
+)
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(ConfigError):
         check_config("per", url, {}, 1.0, 1)

@@ -29,10 +29,10 @@ def ledger(tmp_path):
 _ids = itertools.count()
 
 
-def activity(user, at, billing="acme", kind="active", id=None):
+def activity(user, at, billing="acme", kind="active", identifier=None):
     if isinstance(at, str):
         at = datetime.fromisoformat(at).timestamp()
-    return Activity(id or f"id-{next(_ids)}", billing, user, kind, at)
+    return Activity(identifier or f"id-{next(_ids)}", billing, user, kind, at)
 
 
 def unique(report):
@@ -119,8 +119,8 @@ def test_a_report_names_all_that_is_wrong_with_its_window(ledger):
 
 
 def test_an_identifier_counts_once_within_a_batch_and_over_batches(ledger):
-    first = activity("u1", "2026-02-03T10:00:00Z", id="same")
-    again = activity("u2", "2026-02-03T10:00:00Z", id="same")
+    first = activity("u1", "2026-02-03T10:00:00Z", identifier="same")
+    again = activity("u2", "2026-02-03T10:00:00Z", identifier="same")
     assert ledger.send([first, again]) == [Delivered(), Delivered()]
     assert ledger.send([again]) == [Delivered()]
     assert unique(ledger.get_report()) == {("active", "acme"): 1}
@@ -129,7 +129,7 @@ def test_an_identifier_counts_once_within_a_batch_and_over_batches(ledger):
 def test_identifiers_that_differ_in_spelling_only_are_different(ledger):
     at = "2026-02-03T10:00:00Z"
     spellings = ["0190c0de-0000-7000-8000-00000000000a", "0190C0DE-0000-7000-8000-00000000000A", "123", "123.0", "1e3"]
-    ledger.send([activity(f"u{number}", at, id=id) for number, id in enumerate(spellings)])
+    ledger.send([activity(f"u{number}", at, identifier=each) for number, each in enumerate(spellings)])
     assert unique(ledger.get_report()) == {("active", "acme"): len(spellings)}
 
 
@@ -174,7 +174,7 @@ def test_a_report_equals_counting_by_hand(rows, windows, batch):
         by_id.setdefault(row[0], row[1:])
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.db")
-        events = [Activity(f"id-{id}", billing, user, kind, at / 1000) for id, kind, billing, user, at in rows]
+        events = [Activity(f"id-{key}", billing, user, kind, at / 1000) for key, kind, billing, user, at in rows]
         for begin in range(0, len(events), batch):
             ledger.send(events[begin : begin + batch])
         for first, last in windows:

@@ -31,8 +31,8 @@ def meter(ledger):
     return ledger.meters.create(name="API Calls", event_name="api.calls", unit="requests")
 
 
-def used(value="1", customer="cus_1", at=NOW, name="api.calls", id=None, **more):
-    return MeterEvent(id or f"id-{next(_ids)}", name, customer, value, at, **more)
+def used(value="1", customer="cus_1", at=NOW, name="api.calls", identifier=None, **more):
+    return MeterEvent(identifier or f"id-{next(_ids)}", name, customer, value, at, **more)
 
 
 def refused(status, call, /, *args, **fields):
@@ -73,21 +73,21 @@ def test_a_meter_event_has_all_the_fields_of_payment_kits(ledger, meter):
 def test_an_identifier_counts_once_over_batches_meters_and_modes(ledger, meter):
     ledger.meters.create(name="t", event_name="api.calls", unit="u", livemode=False)
     ledger.meters.create(name="o", event_name="other", unit="u")
-    first = used("3", id="same")
-    assert ledger.send([first, used("4", id="same")]) == [Delivered(), Delivered()]
-    assert ledger.send([used("5", id="same", name="other"), used("6", id="same", livemode=False)]) == [Delivered()] * 2
+    first = used("3", identifier="same")
+    assert ledger.send([first, used("4", identifier="same")]) == [Delivered(), Delivered()]
+    assert ledger.send([used("5", identifier="same", name="other"), used("6", identifier="same", livemode=False)]) == [Delivered()] * 2
     assert ledger.meter_events.list(livemode=None)["count"] == 1
     assert total(ledger, meter, livemode=None) == "3"
 
 
 def test_an_activity_may_have_the_identifier_of_a_meter_event(ledger, meter):
-    ledger.send([used(id="same"), Activity("same", "acme", "u", "active", NOW)])
+    ledger.send([used(identifier="same"), Activity("same", "acme", "u", "active", NOW)])
     assert ledger.meter_events.list()["count"] == 1
     assert ledger.get_report("2023-11-14T00:00:00Z")["result"]["activityTypes"] != {}
 
 
 def test_events_without_a_meter_wait_for_it_and_do_not_disturb_the_others(ledger, meter):
-    waiting = used(name="unknown", id="w")
+    waiting = used(name="unknown", identifier="w")
     activity = Activity("a", "acme", "u", "active", NOW)
     outcomes = ledger.send([used(), waiting, activity, used()])
     assert outcomes[0] == outcomes[2] == outcomes[3] == Delivered()
@@ -149,8 +149,8 @@ def test_create_names_all_problems(ledger, meter):
 
 def test_lists_are_newest_first_paged_and_filtered(ledger, meter):
     other = ledger.meters.create(name="o", event_name="other", unit="u", livemode=False)
-    ledger.send([used("1", f"cus_{number % 3}", NOW + number, id=f"e{number}") for number in range(9)])
-    ledger.send([used("1", "cus_0", name="other", livemode=False, id="0190c0de-0000-7000-8000-00000000000a")])
+    ledger.send([used("1", f"cus_{number % 3}", NOW + number, identifier=f"e{number}") for number in range(9)])
+    ledger.send([used("1", "cus_0", name="other", livemode=False, identifier="0190c0de-0000-7000-8000-00000000000a")])
 
     def found(**filters):
         answer = ledger.meter_events.list(**filters)
@@ -178,8 +178,8 @@ def test_lists_are_newest_first_paged_and_filtered(ledger, meter):
 
 def test_an_unknown_event_is_not_found(ledger, meter):
     ledger.send([used()])
-    for id in ("mevt_2", "mevt_1", "mevt_0000000000000002", "mevt_99999999999999999999", "mevt_²", "", None):
-        refused(404, ledger.meter_events.retrieve, id)
+    for unknown in ("mevt_2", "mevt_1", "mevt_0000000000000002", "mevt_99999999999999999999", "mevt_²", "", None):
+        refused(404, ledger.meter_events.retrieve, unknown)
     refused(404, lambda: ledger.meter_events.retrieve("mevt_0000000000000001", livemode=False))
 
 
@@ -276,12 +276,12 @@ _usage = st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abc"), _decimal
 @given(_usage, st.lists(st.tuples(_seconds, _seconds).map(sorted), min_size=1, max_size=3), st.integers(1, 9))
 def test_sums_equal_decimal_sums_by_hand(rows, windows, batch):
     by_id = {}
-    for id, customer, value, second in rows:
-        by_id.setdefault(id, (customer, Decimal(value), second))
+    for key, customer, value, second in rows:
+        by_id.setdefault(key, (customer, Decimal(value), second))
     with tempfile.TemporaryDirectory() as folder, localcontext(Context(prec=400)):
         ledger = Ledger(Path(folder) / "ledger.db")
         meter = ledger.meters.create(name="n", event_name="api.calls", unit="u")
-        events = [used(value, customer, second, id=f"id-{id}") for id, customer, value, second in rows]
+        events = [used(value, customer, second, identifier=f"id-{key}") for key, customer, value, second in rows]
         for begin in range(0, len(events), batch):
             ledger.send(events[begin : begin + batch])
         for customer in (None, "a"):

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 import pytest
 
 from per_agent import errors
+from per_agent.destinations.local import Ledger
 from per_agent.destinations.payment_kit import PaymentKit
 from per_agent.destinations.per import Per
 from per_agent.event import Activity
@@ -81,7 +82,12 @@ def test_datetimes_are_told_in_utc_and_nothing_is_sent_for_what_is_not_given(rep
 
 @pytest.mark.parametrize(
     "window",
-    [(None, "2024-01-01T00:00:00Z"), (datetime(2024, 1, 1), None), (date(2024, 1, 1), None), (5, None)],
+    [
+        (None, "2024-01-01T00:00:00Z"),
+        (datetime.fromisoformat("2024-01-01"), None),
+        (date(2024, 1, 1), None),
+        (5, None),
+    ],
 )
 def test_a_window_that_makes_no_sense_is_refused_before_anything_is_sent(reports, upstream, window):
     with pytest.raises(ValueError):
@@ -177,7 +183,13 @@ def test_a_meter_lives_its_life(meters, upstream):
     assert listed["paging"] == {"page": 1, "pageSize": 5}
     request = last(upstream)
     assert request["path"] == "/app/api/meters"
-    assert request["query"] == {"livemode": "false", "page": "1", "pageSize": "5", "event_name": "api.calls.v1", "q": "calls"}
+    assert request["query"] == {
+        "livemode": "false",
+        "page": "1",
+        "pageSize": "5",
+        "event_name": "api.calls.v1",
+        "q": "calls",
+    }
 
 
 def test_the_mode_stands_in_every_query_and_in_no_body(meters, meter_events, upstream):
@@ -185,7 +197,9 @@ def test_the_mode_stands_in_every_query_and_in_no_body(meters, meter_events, ups
     meters.update("mtr_1", name="x", livemode=True)
     meters.list(livemode=True)
     meters.activate("mtr_1", livemode=True)
-    meter_events.create(event_name="e", identifier="i", payload={"customer_id": "c", "value": "1"}, timestamp=5, livemode=True)
+    meter_events.create(
+        event_name="e", identifier="i", payload={"customer_id": "c", "value": "1"}, timestamp=5, livemode=True
+    )
     meter_events.pending_amount(customer_id="c", livemode=True)
     requests = upstream.score().last
     assert {one["query"]["livemode"] for one in requests} == {"true"}
@@ -210,12 +224,20 @@ def test_ids_stand_in_the_path_as_text(meters, meter_events, upstream):
 
 
 def test_stored_events_can_be_looked_at(meter_events, upstream):
-    made = meter_events.create(event_name="e", identifier="i", payload={"customer_id": "c", "value": "2"}, timestamp=5)
+    made = meter_events.create(
+        event_name="e", identifier="i", payload={"customer_id": "c", "value": "2"}, timestamp=5
+    )
     assert meter_events.retrieve(made["id"])["identifier"] == "i"
     assert meter_events.list(event_name="e", customer_id="c", start=5, end=5)["count"] == 1
     stats = meter_events.stats(meter_id="mtr_1", start=0, end=9, granularity="hour")
     assert stats["list"][0]["total_value"] == "2"
-    assert last(upstream)["query"] == {"livemode": "false", "meter_id": "mtr_1", "start": "0", "end": "9", "granularity": "hour"}
+    assert last(upstream)["query"] == {
+        "livemode": "false",
+        "meter_id": "mtr_1",
+        "start": "0",
+        "end": "9",
+        "granularity": "hour",
+    }
     assert meter_events.pending_amount() == {"pcur_test": "0"}
 
 
@@ -232,6 +254,34 @@ def test_what_is_no_parameter_is_a_mistake_at_once(meters, meter_events, upstrea
     with pytest.raises(ValueError, match="start"):
         meter_events.list(start=datetime.now(UTC))
     assert upstream.score().requests == 0
+
+
+# The embedded ledger, behind the same doors
+
+
+def test_a_ledger_answers_as_the_upstreams_do(tmp_path):
+    ledger = Ledger()
+    ledger.open(tmp_path)
+    reports, meters, meter_events = Reports(ledger), Meters(ledger.meters), MeterEvents(ledger.meter_events)
+    made = meters.create(name="API calls", event_name="api.calls", unit="calls", description="d")
+    assert meters.retrieve("api.calls") == made
+    assert meters.update(made["id"], description=None)["description"] is None
+    assert meters.deactivate(made["id"])["status"] == "inactive"
+    assert meters.activate("api.calls")["status"] == "active"
+    assert meters.list(q="api", pageSize=1)["count"] == 1
+    payload = {"customer_id": "c", "value": "2"}
+    event = meter_events.create(event_name="api.calls", identifier="i", payload=payload, timestamp=60)
+    assert meter_events.retrieve(event["id"])["identifier"] == "i"
+    assert meter_events.list(customer_id="c")["count"] == 1
+    assert meter_events.stats(meter_id=made["id"], start=0, end=90)["list"][0]["total_value"] == "2"
+    assert meter_events.pending_amount(customer_id="c") == {made["currency_id"]: "2"}
+    ledger.send([Activity("a", "acme", "u", "seats", datetime(2024, 1, 5, tzinfo=UTC).timestamp())])
+    report = reports.get_report(datetime(2024, 1, 1, tzinfo=UTC), "2024-01-31T23:59:59.999Z")
+    assert report["result"]["activityTypes"] == {"seats": {"billingIds": {"acme": {"unique": 1}}}}
+    assert asyncio.run(meters.list_async())["count"] == 1
+    with pytest.raises(errors.Refused):
+        meters.retrieve("nothing")
+    ledger.close()
 
 
 # Async twins
@@ -262,7 +312,9 @@ def test_every_call_has_an_async_twin_that_leaves_the_loop_free(reports, meters,
             meter_events.pending_amount_async(),
         )
         assert (await meters.activate_async(made["id"]))["status"] == "active"
-        event = await meter_events.create_async(event_name="e", identifier="i", payload={"customer_id": "c", "value": "1"}, timestamp=1)
+        event = await meter_events.create_async(
+            event_name="e", identifier="i", payload={"customer_id": "c", "value": "1"}, timestamp=1
+        )
         assert (await meter_events.retrieve_async(event["id"]))["identifier"] == "i"
         ticking.cancel()
         assert len(answers) == 8

@@ -8,14 +8,14 @@ import pytest
 from per_agent import errors
 from per_agent.destinations import Delivered, Halt, Parked, Refused, Retry
 from per_agent.destinations.payment_kit import PaymentKit
-from per_agent.event import MeterEvent
+from per_agent.event import Activity, MeterEvent
 
 KEY = "blocklet-z1abcdef"
 GATEWAY_404 = {"status": 404, "body": {"code": 404, "error": "Not Found"}}
 POST = {"method": "POST", "path": "*/api/meter-events"}
 
 
-def meter_event(id="id-1", name="api.calls.v1", customer="cus_9", value="3", **more):
+def meter_event(id="id-1", name="api.calls.v1", customer="cus_9", value="3", **more):  # noqa: A002  (its own word)
     return MeterEvent(id, name, customer, value, 1_700_000_000.9, **more)
 
 
@@ -39,7 +39,10 @@ def asked(upstream):
 
 
 def test_an_event_is_one_post_with_its_mode_in_the_query_and_its_own_time(kit, upstream):
-    assert outcome(kit, subscription_id="sub_1", metadata='{"a":{"b":[1.50,null]}}', source_data='[{"key":"k"}]') == Delivered()
+    assert (
+        outcome(kit, subscription_id="sub_1", metadata='{"a":{"b":[1.50,null]}}', source_data='[{"key":"k"}]')
+        == Delivered()
+    )
     (request,) = upstream.score().last
     assert (request["method"], request["target"]) == ("POST", "/api/meter-events?livemode=true")
     assert request["headers"]["authorization"] == f"Bearer {KEY}"
@@ -83,7 +86,12 @@ def test_a_mount_path_is_kept(upstream):
 def test_values_are_sent_as_the_text_they_are(kit, upstream):
     for number, value in enumerate(["0.00000087", "10", "-1.50", "0"]):
         outcome(kit, id=str(number), value=value)
-    assert [one["payload"]["value"] for one in upstream.score().meter_events] == ["0.00000087", "10", "-1.50", "0"]
+    assert [one["payload"]["value"] for one in upstream.score().meter_events] == [
+        "0.00000087",
+        "10",
+        "-1.50",
+        "0",
+    ]
 
 
 # What is believed
@@ -113,7 +121,9 @@ def test_what_concerns_all_events_halts(kit, upstream, rule):
     assert upstream.score().requests == 1
 
 
-@pytest.mark.parametrize("body", [{"id": "mevt_1"}, {"id": 7, "identifier": "id-1"}, {"id": "m", "identifier": None}])
+@pytest.mark.parametrize(
+    "body", [{"id": "mevt_1"}, {"id": 7, "identifier": "id-1"}, {"id": "m", "identifier": None}]
+)
 def test_a_stored_event_is_one_with_an_id_and_no_other_identifier(kit, upstream, body):
     upstream.rule(status=200, body=body)
     assert outcome(kit) == Delivered()
@@ -121,7 +131,9 @@ def test_a_stored_event_is_one_with_an_id_and_no_other_identifier(kit, upstream,
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_what_time_heals_is_tried_again_when_the_upstream_says(kit, upstream, status):
-    upstream.rule(status=status, headers={"Retry-After": "2"}, body={"error": "identifier exists; meter not found"})
+    upstream.rule(
+        status=status, headers={"Retry-After": "2"}, body={"error": "identifier exists; meter not found"}
+    )
     answer = outcome(kit)
     assert isinstance(answer, Retry)
     assert answer.after == 2.0
@@ -250,14 +262,24 @@ def test_an_event_in_test_mode_waits_for_the_test_mode_s_meter(kit, upstream):
 
 
 @pytest.mark.parametrize(
-    "text", ["Meter is not active", "No such meter", "Unknown event_name", "Invalid meter", "event name not found", "meter doesn't exist"]
+    "text",
+    [
+        "Meter is not active",
+        "No such meter",
+        "Unknown event_name",
+        "Invalid meter",
+        "event name not found",
+        "meter doesn't exist",
+    ],
 )
 def test_many_words_for_a_missing_meter_are_understood(kit, upstream, text):
     upstream.rule(status=400, body={"error": text})
     assert outcome(kit).key == "meter:live:api.calls.v1"
 
 
-@pytest.mark.parametrize("name", ["customer.created", "identifier.exists", "meter-readings", "a.b", "x", "meter", "already"])
+@pytest.mark.parametrize(
+    "name", ["customer.created", "identifier.exists", "meter-readings", "a.b", "x", "meter", "already"]
+)
 def test_the_event_s_own_texts_are_not_mistaken_for_the_upstream_s_words(kit, upstream, name):
     upstream.rule(status=400, body={"error": f'"{name}": Meter {name} is inactive'}, events=[name])
     assert outcome(kit, name=name).key == f"meter:live:{name}"
@@ -330,7 +352,9 @@ def test_a_gateway_s_404_halts_because_the_access_key_may_have_lapsed(upstream):
     assert asked(upstream) == [("POST", "/api/meter-events"), ("GET", "/api/meters/api.calls.v1")]
 
 
-@pytest.mark.parametrize("post", [GATEWAY_404, {"status": 404, "html": True}, {"status": 404, "body": {"error": "gone"}}])
+@pytest.mark.parametrize(
+    "post", [GATEWAY_404, {"status": 404, "html": True}, {"status": 404, "body": {"error": "gone"}}]
+)
 @pytest.mark.parametrize(
     ("meter", "expected"),
     [
@@ -360,7 +384,9 @@ def test_a_404_is_the_event_s_fault_only_where_its_meter_can_be_read(kit, upstre
 
 
 @pytest.mark.parametrize("key", ["meter:live:a", "customer:live:c"])
-@pytest.mark.parametrize("rule", [{"html": True}, {"redirect": "/"}, GATEWAY_404, {"status": 503}, {"cut": "before"}])
+@pytest.mark.parametrize(
+    "rule", [{"html": True}, {"redirect": "/"}, GATEWAY_404, {"status": 503}, {"cut": "before"}]
+)
 def test_a_probe_believes_only_what_it_asked_for(kit, upstream, key, rule):
     upstream.rule(**rule)
     assert kit.probe(key) is False
@@ -384,7 +410,9 @@ def test_an_event_stored_in_another_mode_is_delivered_and_told_once_without_ids(
 
 
 def test_the_first_words_for_a_duplicate_are_logged_without_ids(kit, upstream, caplog):
-    upstream.settings(duplicate={"status": 400, "body": {"error": f"identifier id-1 of cus_9 exists, says {KEY}"}})
+    upstream.settings(
+        duplicate={"status": 400, "body": {"error": f"identifier id-1 of cus_9 exists, says {KEY}"}}
+    )
     with caplog.at_level(logging.WARNING, "per_agent"):
         for _ in range(3):
             outcome(kit)
@@ -404,3 +432,17 @@ def test_the_access_key_is_quoted_nowhere(upstream):
     with pytest.raises(errors.ConfigError) as caught:
         PaymentKit(upstream.url, KEY + "\n")
     assert KEY not in str(caught.value)
+
+
+def test_a_customer_id_that_makes_no_address_is_refused_for_good(kit, upstream):
+    long = "x" * 66_000
+    upstream.settings(customers={long: "unknown"})
+    answer = outcome(kit, customer=long)
+    assert isinstance(answer, Refused)
+    assert answer.certain
+    assert kit.probe(f"customer:live:{long}") is False
+
+
+def test_events_of_another_kind_are_a_mistake_of_ours(kit):
+    with pytest.raises(TypeError):
+        kit.send([Activity("i", "b", "u", "t", 0.0)])

@@ -35,7 +35,10 @@ def test_an_activity_is_one_get_that_no_cache_may_answer(per, upstream):
     assert request["headers"]["authorization"] == f"Bearer {TOKEN}"
 
 
-@pytest.mark.parametrize("text", ["a b", "a+b", "a&userId=x", "a#b", "50%", "%41", "ü/é", "日本", "🙂", "a\nb", "?x", "a=b", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["a b", "a+b", "a&userId=x", "a#b", "50%", "%41", "ü/é", "日本", "🙂", "a\nb", "?x", "a=b", "\x00"],
+)
 def test_ids_arrive_as_they_are(per, upstream, text):
     assert outcome(per, user=text, billing=text, kind=text) == Delivered()
     (counted,) = upstream.score().activities
@@ -44,7 +47,9 @@ def test_ids_arrive_as_they_are(per, upstream, text):
     assert " " not in upstream.score().last[0]["target"]
 
 
-@pytest.mark.parametrize("body", [{"ok": True}, {"ok": True, "result": {"id": "1"}}, {"ok": True, "result": None}])
+@pytest.mark.parametrize(
+    "body", [{"ok": True}, {"ok": True, "result": {"id": "1"}}, {"ok": True, "result": None}]
+)
 def test_ok_true_is_success_whatever_else_is_said(per, upstream, body):
     upstream.rule(status=200, body=body)
     assert outcome(per) == Delivered()

@@ -109,7 +109,9 @@ class Books:
         rule = next((rule for rule in self.rules if self._applies(rule, request)), None)
         if rule is None:
             return self._served(request)
-        shape = {key: rule[key] for key in ("delay", "truncate", "drip", "drip_headers", "endless") if key in rule}
+        shape = {
+            key: rule[key] for key in ("delay", "truncate", "drip", "drip_headers", "endless") if key in rule
+        }
         replaces = rule.keys() & {"status", "body", "html", "ok_false", "redirect"}
         reply = Reply(200)
         if rule.get("cut") != "before" and (not replaces or rule.get("counts")):
@@ -252,11 +254,16 @@ class Books:
         return _json(201, {**record, **self.settings["echo"]})
 
     def _knows_customer(self, customer: str) -> bool:
-        return customer in self.created_customers or self.settings["customers"].get(customer, "known") == "known"
+        return (
+            customer in self.created_customers or self.settings["customers"].get(customer, "known") == "known"
+        )
 
     def _customer(self, request: Request, customer: str) -> Reply:
         if not self._knows_customer(customer):
-            if request.query.get("create") != "true" or self.settings["customers"].get(customer) == "uncreatable":
+            if (
+                request.query.get("create") != "true"
+                or self.settings["customers"].get(customer) == "uncreatable"
+            ):
                 return _json(404, {"error": "Customer not found"})
             self.created_customers.add(customer)
         return _json(200, {"id": f"cus_{customer}", "did": customer, "object": "customer"})
@@ -276,7 +283,12 @@ class Books:
                 missing = [name for name in ("name", "event_name", "unit") if not body.get(name)]
                 if missing:
                     return _json(400, {"error": f'"{missing[0]}" is required'})
-                meter = {"id": f"mtr_{len(self.meters) + 1}", "object": "meter", "aggregation_method": "sum", **body}
+                meter = {
+                    "id": f"mtr_{len(self.meters) + 1}",
+                    "object": "meter",
+                    "aggregation_method": "sum",
+                    **body,
+                }
                 meter |= {"status": "active", "livemode": live}
                 self.meters[meter["id"]] = meter
                 return _json(200, meter)
@@ -289,7 +301,13 @@ class Books:
             state = self._meter_state(rest[0], live)
             if request.method != "GET" or state == "unknown":
                 return _json(404, {"error": "Meter not found"})
-            meter = {"id": "mtr_any", "object": "meter", "event_name": rest[0], "status": state, "livemode": live}
+            meter = {
+                "id": "mtr_any",
+                "object": "meter",
+                "event_name": rest[0],
+                "status": state,
+                "livemode": live,
+            }
         match request.method, rest[1:]:
             case "PUT", ["activate"]:
                 meter["status"] = "active"

@@ -125,9 +125,12 @@ class Connection(asyncio.Protocol):
         if reply.cut:
             self._transport.abort()
             return
-        await self._dripping(front, reply.drip_headers)
         body = reply.body[: len(reply.body) // 2] if reply.truncate else reply.body
-        await self._dripping(body, reply.drip or reply.drip_headers)
+        if not (reply.drip or reply.drip_headers):
+            self._transport.write(front + body)  # in two writes, the second would wait for a delayed ACK
+        else:
+            await self._dripping(front, reply.drip_headers)
+            await self._dripping(body, reply.drip or reply.drip_headers)
         while reply.endless and not self._transport.is_closing():
             self._transport.write(b" " * 65536)
             await self._writable.wait()

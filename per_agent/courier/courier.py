@@ -19,6 +19,7 @@ from per_agent.settings import DeliverySettings
 from per_agent.spool import Spool
 
 _AFTER_DEFECT: Final = 1.0  # seconds
+_HAND_OVER: Final = 2.0  # seconds, far more than handing what is known to the spool takes: it waits for nothing
 
 
 class Courier:
@@ -85,7 +86,7 @@ class Courier:
         ended = [route.senders.join(seconds_left) for route in self._routes]
         self._stop.set()
         self._inbox.put(None)
-        self._thread.join(seconds_left())
+        self._thread.join(_HAND_OVER)
         for route in self._routes:
             route.destination.close()
         return all(ended) and not self._thread.is_alive()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +15,11 @@ from per_agent.ledger import (
     Database,
     MeterEvents,
     Meters,
+    counted,
     insert_activities,
     insert_meter_events,
     milliseconds,
+    totals,
 )
 
 _CALL: Final = "POST /v1/events"
@@ -96,6 +98,14 @@ class Ledger:
     def get_report(self, start: object = None, end: object = None) -> dict[str, Any]:
         """Unique users by activity type and billing ID, in Per's JSON; see `Activities.get_report`."""
         return self._activities.get_report(start, end)
+
+    def counted(self, identifiers: Iterable[str]) -> set[str]:
+        """Those of *identifiers* that are counted here. Raises `Unavailable`."""
+        return counted(self._database, identifiers)
+
+    def totals(self) -> tuple[int, int]:
+        """How many activities and how many meter events are counted here. Raises `Unavailable`."""
+        return totals(self._database)
 
     def _insert(self, connection: Connection, events: Sequence[Event]) -> list[Outcome]:
         outcomes: list[Outcome] = [Delivered()] * len(events)

@@ -9,6 +9,7 @@ from per_agent.ledger.activities import insert as insert_activities
 from per_agent.ledger.connection import Connection
 from per_agent.ledger.counting import insert as insert_meter_events
 from per_agent.ledger.database import Database
+from per_agent.ledger.evidence import counted, totals
 from per_agent.ledger.meter_events import MeterEvents
 from per_agent.ledger.meters import Meters
 
@@ -18,7 +19,9 @@ __all__ = [
     "Database",
     "MeterEvents",
     "Meters",
+    "counted",
     "insert_activities",
     "insert_meter_events",
     "milliseconds",
+    "totals",
 ]

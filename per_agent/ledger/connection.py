@@ -4,7 +4,6 @@ import contextlib
 import os
 import sqlite3
 import stat
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -63,13 +62,13 @@ def _create(path: Path) -> None:
     this process may have taken on it meanwhile.
     """
     path.parent.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
-    made, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(made)
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR))
     try:
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
     finally:
-        Path(temporary).unlink()
+        temporary.unlink()
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -80,7 +79,9 @@ def _create(path: Path) -> None:
 def _prepare(connection: Connection) -> None:
     connection.members = {}
     connection.accounts = {}
+    connection.execute("BEGIN")  # one view: another process may be making the tables just now
     fresh = _is_new(connection)
+    connection.execute("COMMIT")
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise NotALedger(f"cannot keep a write-ahead log here (journal mode {mode})")

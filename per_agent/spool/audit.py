@@ -26,6 +26,8 @@ _HEADS: Final = (
 )
 _END: Final = "\x7f"
 _BUSY_TIMEOUT: Final = 5.0  # seconds
+_READINGS: Final = 10  # at most, while spools come and go
+_PAGE: Final = 200  # letters read at once
 
 _books_of = msgspec.msgpack.Decoder(Books).decode
 _letter_of = msgspec.msgpack.Decoder(DeadLetter).decode
@@ -91,7 +93,14 @@ def snapshots(data_dir: Path) -> list[Snapshot]:
 
     Raises `SpoolError` when one of them cannot be read.
     """
-    found = [snapshot for folder in spools(data_dir) if (snapshot := read(folder)) is not None]
+    # Each spool is read at a moment of its own. One that is absorbed by another and removed in between would
+    # be counted twice, or not at all; then the folders have changed, and they are read again.
+    folders = spools(data_dir)
+    for _ in range(_READINGS):
+        found = [snapshot for folder in folders if (snapshot := read(folder)) is not None]
+        before, folders = folders, spools(data_dir)
+        if set(before) <= set(folders):
+            break
     counted_elsewhere = {spool for snapshot in found for spool in snapshot.absorbed}
     return [snapshot for snapshot in found if snapshot.id not in counted_elsewhere]
 
@@ -137,17 +146,39 @@ def absorbed(data_dir: Path) -> set[str]:
 
 
 def letters(folder: Path) -> Iterator[FiledLetter]:
-    """The dead letters of the spool in *folder*, lane by lane, oldest first."""
+    """The dead letters of the spool in *folder*, lane by lane, oldest first.
+
+    Read page by page, with nothing held open in between: whoever reads slowly must not keep the owner's
+    write-ahead log from shrinking. Raises `SpoolError` when they cannot be read.
+    """
+    page: list[FiledLetter] = []
+    while page := _letters_after(folder, page[-1] if page else None):
+        yield from page
+
+
+def _letters_after(folder: Path, last: FiledLetter | None) -> list[FiledLetter]:
+    page: list[FiledLetter] = []
     try:
-        database = _open(folder / FILE)
+        with closing(_open(folder / FILE)) as database:
+            for lane in _lanes(database):
+                if last is not None and f"{lane}/" < f"{last.lane}/":  # in the order of the keys
+                    continue
+                prefix = f"l/{lane}/x/"
+                low = f"{prefix}{last.number:012x}" if last is not None and lane == last.lane else prefix
+                rows = database.execute(f"{_READ} LIMIT ?", (low, prefix + _END, _PAGE - len(page)))
+                page += (
+                    FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value))
+                    for key, value in rows
+                )
+                if len(page) == _PAGE:
+                    break
     except FileNotFoundError:
-        return
-    with closing(database):
-        database.execute("BEGIN")
-        for lane in _lanes(database):
-            prefix = f"l/{lane}/x/"
-            for key, value in database.execute(_READ, (prefix, prefix + _END)):
-                yield FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value))
+        return []
+    except sqlite3.Error as error:
+        if not (folder / FILE).exists() or "no such table" in str(error):
+            return []  # it is being made, or was removed just now
+        raise SpoolError(f"{folder / FILE}: cannot be read: {error}") from error
+    return page
 
 
 def _open(file: Path) -> sqlite3.Connection:

@@ -165,7 +165,7 @@ class PaymentKit:
 
     def _means(self, answer: Answer, event: MeterEvent) -> Meaning:
         is_refusal = 400 <= answer.status < 500 and not answer.is_passing
-        if not is_refusal or answer.status in _NO_WORDS or is_gateway_404(answer):
+        if not is_refusal or answer.status in _NO_WORDS:
             return Meaning.UNKNOWN
         return meaning(answer, _own(event))
 
