@@ -43,6 +43,10 @@ class InvalidEvent(PerAgentError, ValueError):
         self.problems = problems
         super().__init__("; ".join(f"{field}: {problem}" for field, problem in problems.items()))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Without it, unpickling (in the parent of a worker process, say) calls this class with the text.
+        return (type(self), (self.problems,), self.__dict__)
+
 
 class BufferFull(PerAgentError):
     """The in-memory buffer is full and the policy is `raise`: the event was not accepted."""
@@ -93,12 +97,14 @@ class UpstreamError(PerAgentError):
         super().__init__(f"{destination}: {call}: {answered}: {words}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        state = {"status": self.status, "retry_after": self.retry_after, **self.__dict__}
-        return (_rebuild, (type(self), self.destination, self.call, self.words), state)
+        asked = (self.destination, self.call, self.words)
+        return (_rebuild, (type(self), asked, self.status, self.retry_after), self.__dict__)
 
 
-def _rebuild(kind: type[UpstreamError], destination: str, call: str, words: str) -> UpstreamError:
-    return kind(destination, call, words)
+def _rebuild(
+    kind: type[UpstreamError], asked: tuple[str, str, str], status: int | None, retry_after: float | None
+) -> UpstreamError:
+    return kind(*asked, status=status, retry_after=retry_after)
 
 
 class Unauthorized(UpstreamError):

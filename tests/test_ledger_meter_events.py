@@ -176,6 +176,18 @@ def test_lists_are_newest_first_paged_and_filtered(ledger, meter):
         assert field in words
 
 
+def test_pages_are_the_same_among_many_events(ledger, meter):
+    many = 52_000
+    for begin in range(0, many, 2000):
+        numbers = range(begin, begin + 2000)
+        ledger.send([used(customer=f"cus_{number % 2}", identifier=f"e{number}") for number in numbers])
+    for filters, step in (({}, 1), ({"start": 0}, 1), ({"event_name": "api.calls", "customer_id": "cus_1"}, 2)):
+        page = ledger.meter_events.list(page=3, pageSize=2, **filters)
+        assert page["count"] == many // step
+        newest = [f"e{many - 1 - step * skipped}" for skipped in (4, 5)]
+        assert [event["identifier"] for event in page["list"]] == newest
+
+
 def test_an_unknown_event_is_not_found(ledger, meter):
     ledger.send([used()])
     for unknown in ("mevt_2", "mevt_1", "mevt_0000000000000002", "mevt_99999999999999999999", "mevt_²", "", None):

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +19,20 @@ _MAX_IDENTIFIER: Final = 255  # Payment Kit's limit for identifier
 _MAX_DEPTH: Final = 32  # of metadata; far below the recursion limit
 _PLAIN_DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
-_encode_json = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def _plain_kind(value: object) -> object:
+    """The plain form of what passed as JSON and is more than that: other mappings, subclasses of str and int."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    raise TypeError(f"{_kind(value)} is not JSON")
+
+
+_encode_json = msgspec.json.Encoder(decimal_format="number", enc_hook=_plain_kind).encode
 
 
 def new_activity(  # noqa: PLR0913  (the event's own fields, as the public surface names them)
@@ -128,7 +141,14 @@ def event_from_record(
     return event
 
 
-RECORDS: Final = msgspec.json.Decoder(float_hook=Decimal)
+def _number(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent beyond 10**18; no ValueError, so msgspec would let it through
+        raise ValueError(f"a number of this size cannot be read: {text[:40]}") from None
+
+
+RECORDS: Final = msgspec.json.Decoder(float_hook=_number)
 """Reads JSON without a float on the way: `{"value": 0.1}` is exactly one tenth."""
 
 
@@ -152,7 +172,7 @@ class _Check:
             self.problems[field] = "must not be empty"
         elif longest is not None and len(value) > longest:
             self.problems[field] = f"is {len(value)} characters long, at most {longest} are taken"
-        return str(value)
+        return str.__str__(value)  # not str(value): of a `class Plan(str, Enum)` that is "Plan.PRO", not "pro"
 
     def decimal(self, field: str, value: object) -> str:
         problem = None
@@ -166,7 +186,7 @@ class _Check:
         elif isinstance(value, int | Decimal):
             plain, problem = _plain(value)
         elif isinstance(value, str):
-            plain = value
+            plain = str.__str__(value)
             if len(value) > _MAX_VALUE_CHARS:
                 problem = f"is {len(value)} characters long, at most {_MAX_VALUE_CHARS} are taken"
             elif _PLAIN_DECIMAL.fullmatch(value) is None:
@@ -193,13 +213,17 @@ class _Check:
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
             self.problems[field] = f"must be a datetime with a zone or epoch seconds, not {_kind(value)}"
             return 0.0
-        if not math.isfinite(value) or value < 0:
-            self.problems[field] = f"must be seconds since 1970, not {value}"
+        try:
+            seconds = float(value)
+        except (OverflowError, ValueError):  # an int beyond all floats; a signalling NaN
+            seconds = math.nan
+        if not math.isfinite(seconds) or seconds < 0:
+            self.problems[field] = f"must be seconds since 1970, not {seconds}"
             return 0.0
-        if value >= _MAX_SECONDS:
-            self.problems[field] = f"must be in seconds, and {value} looks like milliseconds or finer"
+        if seconds >= _MAX_SECONDS:
+            self.problems[field] = f"must be in seconds, and {seconds:.0f} looks like milliseconds or finer"
             return 0.0
-        return float(value)
+        return seconds
 
     def json(self, field: str, value: object, outer: type | tuple[type, ...]) -> str | None:
         if not isinstance(value, outer) and not (outer is dict and isinstance(value, Mapping)):
@@ -222,12 +246,15 @@ def _plain(value: int | Decimal) -> tuple[str, str | None]:
             return "", f"must be a finite number, not {value}"
         _, digits, exponent = value.as_tuple()
         assert isinstance(exponent, int)
-        if len(digits) + abs(exponent) > _MAX_VALUE_CHARS:
-            return "", f"has more than {_MAX_VALUE_CHARS} digits in plain notation"
-        return format(value, "f"), None
-    if value.bit_length() > _MAX_VALUE_CHARS * 3:
-        return "", f"has more than {_MAX_VALUE_CHARS} digits"
-    return str(int(value)), None
+        # Looked at first, so that the text below is never a megabyte.
+        huge = max(len(digits), abs(exponent)) > _MAX_VALUE_CHARS
+        plain = "" if huge else format(value, "f")
+    else:
+        huge = value.bit_length() > _MAX_VALUE_CHARS * 4  # more than 3.33 bits for each digit
+        plain = "" if huge else str(int(value))
+    if huge or len(plain) > _MAX_VALUE_CHARS:
+        return "", f"is longer than {_MAX_VALUE_CHARS} characters in plain notation"
+    return plain, None
 
 
 def _json_problem(value: object, path: str, depth: int) -> str | None:
@@ -238,7 +265,9 @@ def _json_problem(value: object, path: str, depth: int) -> str | None:
     elif value is None or isinstance(value, bool | int | str):
         problem = None
     elif isinstance(value, float | Decimal):
-        problem = None if math.isfinite(value) else f"{path} is {value}, which JSON does not have"
+        # A Decimal beyond all floats is refused too: many a JSON reader cannot read it.
+        finite = (not isinstance(value, Decimal) or value.is_finite()) and math.isfinite(value)
+        problem = None if finite else f"{path} is {value}, which JSON does not have"
     elif isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):

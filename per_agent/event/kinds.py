@@ -1,6 +1,7 @@
 """`Activity` and `MeterEvent`: checked once at the border, trusted inside, encoded once to the bytes of their life."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -59,8 +60,8 @@ class MeterEvent(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False
             "value": self.value,
             "timestamp": self.timestamp,
             "subscription_id": self.subscription_id,
-            "metadata": None if self.metadata is None else msgspec.json.decode(self.metadata),
-            "source_data": None if self.source_data is None else msgspec.json.decode(self.source_data),
+            "metadata": None if self.metadata is None else _decode_json(self.metadata),
+            "source_data": None if self.source_data is None else _decode_json(self.source_data),
             "livemode": self.livemode,
         }
         return {field: value for field, value in record.items() if value is not None}
@@ -70,7 +71,7 @@ Event = Activity | MeterEvent
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
-_encode_json = msgspec.json.Encoder(decimal_format="number").encode
+_decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
 def encode(event: Event) -> bytes:

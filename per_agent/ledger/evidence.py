@@ -11,8 +11,9 @@ def counted(database: Database, identifiers: Iterable[str]) -> set[str]:
     packed = {pack(identifier): identifier for identifier in identifiers}
     found = database.read(
         "GET /v1/events",
-        lambda connection: already(connection, "activity_identifier", packed)
-        | already(connection, "meter_event", packed),
+        lambda connection: (
+            already(connection, "activity_identifier", packed) | already(connection, "meter_event", packed)
+        ),
     )
     return {packed[key] for key in found}
 

@@ -54,7 +54,7 @@ class IntakeSettings(_Section, frozen=True, kw_only=True):
 
     buffer_events: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] = 100_000
     linger: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.05
-    block_events: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 500
+    block_events: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 500  # what a block can count
     overflow: Literal["raise", "block", "drop_newest"] = "raise"
 
 

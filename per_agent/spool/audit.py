@@ -15,6 +15,7 @@ import msgspec
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import block as blocks
+from per_agent.spool import forks
 from per_agent.spool.disk import FILE
 from per_agent.spool.folder import held, spools
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking
@@ -26,8 +27,8 @@ _HEADS: Final = (
 )
 _END: Final = "\x7f"
 _BUSY_TIMEOUT: Final = 5.0  # seconds
+_PAGE: Final = 1000  # dead letters read at once
 _READINGS: Final = 10  # at most, while spools come and go
-_PAGE: Final = 200  # letters read at once
 
 _books_of = msgspec.msgpack.Decoder(Books).decode
 _letter_of = msgspec.msgpack.Decoder(DeadLetter).decode
@@ -110,7 +111,7 @@ def read(folder: Path) -> Snapshot | None:
     file = folder / FILE
     try:
         used = sum(path.stat().st_size for path in folder.iterdir() if path.name.startswith(FILE))
-        with closing(_open(file)) as database:
+        with forks.section(), closing(_open(file)) as database:
             database.execute("BEGIN")  # one moment for all that is read
             lanes = {lane: _lane(database, lane) for lane in _lanes(database)}
             absorbed = tuple(key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}")))
@@ -126,7 +127,7 @@ def read(folder: Path) -> Snapshot | None:
 def pending(folder: Path) -> dict[str, int]:
     """The events that the books of the spool in *folder* call pending, for each lane that has some."""
     try:
-        with closing(_open(folder / FILE)) as database:
+        with forks.section(), closing(_open(folder / FILE)) as database:
             every = {lane: _books(database, lane).pending for lane in _lanes(database)}
     except (sqlite3.Error, FileNotFoundError):
         return {}
@@ -138,7 +139,7 @@ def absorbed(data_dir: Path) -> set[str]:
     marks = set()
     for folder in spools(data_dir):
         try:
-            with closing(_open(folder / FILE)) as database:
+            with forks.section(), closing(_open(folder / FILE)) as database:
                 marks |= {key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}"))}
         except (sqlite3.Error, FileNotFoundError):
             continue
@@ -146,39 +147,28 @@ def absorbed(data_dir: Path) -> set[str]:
 
 
 def letters(folder: Path) -> Iterator[FiledLetter]:
-    """The dead letters of the spool in *folder*, lane by lane, oldest first.
-
-    Read page by page, with nothing held open in between: whoever reads slowly must not keep the owner's
-    write-ahead log from shrinking. Raises `SpoolError` when they cannot be read.
-    """
-    page: list[FiledLetter] = []
-    while page := _letters_after(folder, page[-1] if page else None):
+    """The dead letters of the spool in *folder*, lane by lane, oldest first. Read in pages, not at one moment."""
+    after = "l/"
+    while page := _letters(folder, after):
         yield from page
+        after = f"l/{page[-1].lane}/x/{page[-1].number:012x}"
 
 
-def _letters_after(folder: Path, last: FiledLetter | None) -> list[FiledLetter]:
-    page: list[FiledLetter] = []
+def _letters(folder: Path, after: str) -> list[FiledLetter]:
+    """Up to a page of dead letters whose keys follow *after*."""
+    found: list[FiledLetter] = []
     try:
-        with closing(_open(folder / FILE)) as database:
+        with forks.section(), closing(_open(folder / FILE)) as database:
+            database.execute("BEGIN")
             for lane in _lanes(database):
-                if last is not None and f"{lane}/" < f"{last.lane}/":  # in the order of the keys
-                    continue
                 prefix = f"l/{lane}/x/"
-                low = f"{prefix}{last.number:012x}" if last is not None and lane == last.lane else prefix
-                rows = database.execute(f"{_READ} LIMIT ?", (low, prefix + _END, _PAGE - len(page)))
-                page += (
-                    FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value))
-                    for key, value in rows
-                )
-                if len(page) == _PAGE:
-                    break
+                rows = database.execute(_READ + " LIMIT ?", (max(after, prefix), prefix + _END, _PAGE - len(found)))
+                found += (FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value)) for key, value in rows)
     except FileNotFoundError:
         return []
     except sqlite3.Error as error:
-        if not (folder / FILE).exists() or "no such table" in str(error):
-            return []  # it is being made, or was removed just now
-        raise SpoolError(f"{folder / FILE}: cannot be read: {error}") from error
-    return page
+        raise SpoolError(f"{folder}: cannot be read: {error}") from error
+    return found
 
 
 def _open(file: Path) -> sqlite3.Connection:

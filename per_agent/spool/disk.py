@@ -7,14 +7,17 @@ they differ. What is given up: values above 1 GB, and sharing the folder with ot
 """
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import diskcache
 
 from per_agent.errors import SpoolCorrupt, SpoolError
+from per_agent.spool import forks
 
 _IN_ROW: Final = 2**40  # bytes; above SQLite's own row limit, so that no value ever becomes a file
 _SETTINGS: Final[dict[str, Any]] = {
@@ -66,26 +69,44 @@ class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
 
 
 class Disk:
-    """One diskcache folder, opened by and for one thread: bytes by key, key ranges, transactions.
+    """One diskcache folder, for one thread at a time: bytes by key, key ranges, transactions.
 
-    Raises `SpoolError` when the folder cannot be opened, and lets `sqlite3.Error` and `diskcache.Timeout`
+    To be used in `forks.section`, after `connect`. Raises `SpoolError` when the folder cannot be opened, and lets `sqlite3.Error` and `diskcache.Timeout`
     of single calls through: a transaction that raised has changed nothing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / FILE
         folder.mkdir(mode=0o700, exist_ok=True)
-        # SQLite gives its -wal and -shm files the mode of the database, and an empty file is a new database.
-        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with suppress(FileExistsError):
+            # SQLite gives its -wal and -shm files the mode of the database, and an empty file is a new database.
+            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._cache = diskcache.Cache(str(folder), timeout=_BUSY_TIMEOUT, disk=RawDisk, **_SETTINGS)
+        self._connection: sqlite3.Connection | None = None
+        self.disconnect()
+        self.connect()
         self._read_back()
-        # A second reference beside diskcache's thread-local one, which Python drops in a forked child: a
-        # connection closed there would clean up shared memory that the parent is writing to.
-        self._connection = self._cache._con  # noqa: SLF001  (no public way to reach it)
         self.get = self._cache.get
         self.set = self._cache.set
         self.delete = self._cache.delete
         self._inode = os.stat(self.file).st_ino
+        forks.watch(self)
+
+    def connect(self) -> None:
+        """Open the connection, where it is not. diskcache would keep one for each thread, closable by it alone."""
+        if self._connection is None:
+            self._connection = sqlite3.connect(
+                self.file, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            self._cache._local = SimpleNamespace(pid=os.getpid(), con=self._connection)  # noqa: SLF001  (pinned)
+            for setting, value in _SETTINGS.items():
+                if setting.startswith("sqlite_"):
+                    self._cache.reset(setting, value, update=False)
+
+    def disconnect(self) -> None:
+        """Close the connection; `connect` opens another."""
+        self._cache.close()
+        self._connection = None
 
     def _sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         # diskcache has no public range query; the release is pinned and a test holds this ground.
@@ -109,7 +130,7 @@ class Disk:
             "disk_min_file_size": _IN_ROW,
         }
         if found != wanted:
-            self.close()
+            self.disconnect()
             raise SpoolError(f"{self.file}: the database is not set up to be durable: {found}, wanted {wanted}")
 
     def keys(self, low: str, high: str, limit: int) -> list[str]:
@@ -133,10 +154,10 @@ class Disk:
         except BaseException:
             # An error at COMMIT that SQLite did not roll back by itself would leave the connection inside
             # the transaction for good. Closing it rolls back.
-            with suppress(Exception):
-                if self._connection.in_transaction:
-                    self._cache.close()
-                    self._connection = self._cache._con  # noqa: SLF001  (opens a new one)
+            if self._connection is not None and self._connection.in_transaction:
+                with suppress(Exception):
+                    self.disconnect()
+                    self.connect()
             raise
 
     def __contains__(self, key: str) -> bool:
@@ -155,14 +176,3 @@ class Disk:
             return os.stat(self.file).st_ino == self._inode
         except FileNotFoundError:
             return False
-
-    def close(self) -> None:
-        self._cache.close()
-        self._connection = None
-
-    def abandon(self) -> None:
-        """In a forked child: keep the parent's connection from ever being closed here, not even at exit."""
-        import ctypes  # noqa: PLC0415  (needed in forked children only, and costs every other import 2 ms)
-
-        if self._connection is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))

@@ -258,8 +258,6 @@ class Spool:
         """In a forked child: leave the parent's spool to the parent. Nothing of it is closed or written."""
         if self._held is not None:
             self._held.release()
-        if self._store is not None:
-            self._store.abandon()
 
     # The spooler's thread
 

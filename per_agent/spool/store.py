@@ -30,6 +30,7 @@ import msgspec
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt
 from per_agent.spool import block as blocks
+from per_agent.spool import forks
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.disk import Disk
 from per_agent.spool.records import DeadLetter, Parking, Settlement
@@ -48,11 +49,13 @@ class Store:
     """One spool's database. Raises `SpoolError` when it cannot be opened."""
 
     def __init__(self, folder: Path) -> None:
-        self._disk = Disk(folder)
+        with forks.section():
+            self._disk = Disk(folder)
+            self._read()
         self.bytes_used = self._disk.bytes_used
         self.in_place = self._disk.in_place
-        self.close = self._disk.close
-        self.abandon = self._disk.abandon
+
+    def _read(self) -> None:
         # A new store begins with the time in milliseconds, so that its block ids are not those of one that
         # lay in the same place before.
         self.seq = int.from_bytes(self._disk.get(_SEQ) or b"", "big") or int(time.time() * 1000)
@@ -69,17 +72,29 @@ class Store:
         stored = self._disk.get(f"l/{lane}/n")
         return Books() if stored is None else _books_of(stored)
 
+    def close(self) -> None:
+        """Close the database."""
+        with forks.section():
+            self._disk.disconnect()
+
     @contextmanager
     def transaction(self) -> Iterator["Transaction"]:
         """Changes that become durable together, with the books that count them."""
         changes = Transaction(self, self._disk)
-        with self._disk.transaction():
-            yield changes
-            changes.write_books()
+        with forks.section():
+            self._disk.connect()
+            with self._disk.transaction():
+                yield changes
+                changes.write_books()
         changes.committed()
 
     def head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId]]:
         """Up to *limit* blocks of *lane* that follow *after*, oldest first, and the ids of damaged ones among them."""
+        with forks.section():
+            self._disk.connect()
+            return self._head(lane, after, limit)
+
+    def _head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId]]:
         low = f"l/{lane}/b/{'' if after is None else after}"
         sound: list[Block] = []
         damaged: list[BlockId] = []
@@ -92,6 +107,8 @@ class Store:
             except (SpoolCorrupt, msgspec.DecodeError):
                 damaged.append(block_id)
         return sound, damaged
+
+    # For a look inside a transaction
 
     def pending_through(self, seq: int) -> bool:
         """Whether any event of a block up to sequence number *seq* is still pending, parked ones included."""

@@ -1,0 +1,248 @@
+"""`dead`: the events that a destination refused for good; listed, sent again, taken out, deleted."""
+
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from per_agent.cli.call import Call, command, group
+from per_agent.cli.console import count, moment, say, show, show_json, show_record, stdout, table
+from per_agent.cli.exits import ExitCode, Stop
+from per_agent.cli.letters import Choice, Letter, Resent, resend
+from per_agent.cli.times import span
+from per_agent.spool import DeadLetters
+
+_SHOWN: Final = 100  # letters in a table
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Identifiers of events.")]
+Destination = Annotated[str | None, typer.Option(metavar="NAME", help="Refused by this destination.")]
+Reason = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="With this in the reason or the upstream's words.")
+]
+Meter = Annotated[str | None, typer.Option(metavar="NAME", help="Meter events of this event name.")]
+OlderThan = Annotated[str | None, typer.Option(metavar="SPAN", help="Dead for longer: 24h, 7d, 2w.")]
+All = Annotated[bool, typer.Option("--all", help="All of them; without it, say which.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `dead` to the program."""
+    dead = group(
+        app,
+        "dead",
+        "Look after dead letters: events that a destination refused for good, kept with the reason.",
+        "per-agent dead list",
+        "per-agent dead requeue --destination payment_kit --reason 'unknown customer'",
+        "per-agent dead export > dead.ndjson",
+    )
+    command(dead, "list", "per-agent dead list", "per-agent dead list --older-than 7d --json")(_list)
+    command(dead, "show", "per-agent dead show 019a0b6c-…")(_show)
+    command(
+        dead, "requeue", "per-agent dead requeue 019a0b6c-…", "per-agent dead requeue --meter api.calls.v1",
+        "per-agent dead requeue --all --timeout 60",
+    )(_requeue)  # fmt: skip
+    command(
+        dead,
+        "export",
+        "per-agent dead export > dead.ndjson",
+        "per-agent dead export --meter tokens | per-agent add -",
+    )(_export)
+    command(dead, "purge", "per-agent dead purge --older-than 90d", "per-agent dead purge --all --yes")(
+        _purge
+    )
+
+
+def _list(  # noqa: PLR0913  (one for each way to choose)
+    call: Call,
+    *,
+    destination: Destination = None,
+    reason: Reason = None,
+    meter: Meter = None,
+    older_than: OlderThan = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Letters shown. Default: 100, in JSON all.")
+    ] = None,
+) -> None:
+    """List dead letters, the oldest of each spool first."""
+    choice = _choice(None, destination, reason, meter, older_than)
+    found = choice.of(call.place()[0])
+    if call.as_json:
+        show_json([letter.as_dict() for letter in islice(found, limit)])
+        return
+    shown = list(islice(found, limit or _SHOWN))
+    more = sum(1 for _ in found)
+    stdout().print(
+        table(
+            f"Dead letters: {len(shown) + more:,}",
+            ("id", "destination", "event", "reason", "upstream's words", "tries#", "since"),
+            map(_row, shown),
+            footing=f"and {more:,} more; see --limit" if more else "",
+        )
+    )
+
+
+def _show(
+    call: Call,
+    *,
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="The event's identifier.")],
+) -> ExitCode:
+    """Show one dead letter whole: the event, the reason, the upstream's words."""
+    found = list(Choice(ids=frozenset({identifier})).of(call.place()[0]))
+    if call.as_json:
+        show_json([letter.as_dict() for letter in found])
+    for letter in found if not call.as_json else ():
+        fields = letter.as_dict()
+        event = fields.pop("event") or {}
+        fields["number"] = str(letter.filed.number)  # a name, not a quantity
+        rows = [*fields.items(), *((f"event.{field}", value) for field, value in event.items())]
+        stdout().print(table(f"Dead letter {identifier}", ("field", "value"), rows))
+    if not found:
+        say(f"no dead letter has the identifier {identifier}; see per-agent dead list")
+        return ExitCode.NO
+    return ExitCode.WELL
+
+
+def _requeue(  # noqa: PLR0913  (one for each way to choose)
+    call: Call,
+    *,
+    ids: Ids = None,
+    destination: Destination = None,
+    reason: Reason = None,
+    meter: Meter = None,
+    older_than: OlderThan = None,
+    everything: All = False,
+    deliver: Annotated[
+        bool, typer.Option("--deliver/--no-deliver", help="Deliver them now, where no running agent does.")
+    ] = True,
+    timeout: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Seconds to wait for them, at most.")
+    ] = 10.0,
+) -> ExitCode:
+    """Send dead letters again, each under its identifier: who has the event already counts it once."""
+    choice = _choice(ids, destination, reason, meter, older_than)
+    _insist(choice, everything=everything)
+    settings = call.settings() if deliver else None
+    data_dir = call.place()[0] if settings is None else settings.agent.data_dir
+    assert data_dir is not None  # `load` has filled it in
+    chosen = _chosen(choice, data_dir)
+    resent = resend(data_dir, chosen, settings, timeout)
+    if call.as_json:
+        show_json({field: getattr(resent, field) for field in resent.__struct_fields__})
+    else:
+        show(_told(resent))
+    return ExitCode.NO if resent.dead_again else ExitCode.WELL
+
+
+def _told(resent: Resent) -> str:
+    words = [f"{count(resent.requeued, 'event')} requeued", f"{resent.delivered:,} delivered"]
+    if resent.dead_again:
+        words.append(f"{resent.dead_again:,} refused again: see per-agent dead list")
+    if resent.waiting:
+        who = (
+            "the running agent delivers them"
+            if resent.with_running_agents
+            else "the next agent delivers them"
+        )
+        words.append(f"{resent.waiting:,} waiting: {who}; see per-agent status")
+    return ", ".join(words)
+
+
+def _export(  # noqa: PLR0913  (one for each way to choose)
+    call: Call,
+    *,
+    ids: Ids = None,
+    destination: Destination = None,
+    reason: Reason = None,
+    meter: Meter = None,
+    older_than: OlderThan = None,
+) -> ExitCode:
+    """Print the events of dead letters as NDJSON, as `add -` reads them. They stay where they are."""
+    choice = _choice(ids, destination, reason, meter, older_than)
+    unreadable = 0
+    for letter in choice.of(call.place()[0]):
+        if letter.event is None:
+            unreadable += 1
+            where = f"spool {letter.filed.spool}, letter {letter.filed.number}"
+            say(f"{where}: not readable by this version, left out")
+        else:
+            show_record(letter.event.as_record())
+    sys.stdout.flush()
+    return ExitCode.NO if unreadable else ExitCode.WELL
+
+
+def _purge(  # noqa: PLR0913  (one for each way to choose)
+    call: Call,
+    *,
+    ids: Ids = None,
+    destination: Destination = None,
+    reason: Reason = None,
+    meter: Meter = None,
+    older_than: OlderThan = None,
+    everything: All = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> ExitCode:
+    """Delete dead letters for good. The books go on to count them, as dead and purged."""
+    choice = _choice(ids, destination, reason, meter, older_than)
+    _insist(choice, everything=everything)
+    data_dir = call.place()[0]
+    chosen = _chosen(choice, data_dir)
+    if chosen and not yes and not _confirmed(len(chosen)):
+        say("nothing was deleted")
+        return ExitCode.NO
+    purged = DeadLetters(data_dir).purge(letter.filed for letter in chosen)
+    if call.as_json:
+        show_json({"purged": purged})
+    else:
+        show(f"{count(purged, 'dead letter')} deleted")
+    return ExitCode.WELL
+
+
+def _choice(
+    ids: list[str] | None,
+    destination: str | None,
+    reason: str | None,
+    meter: str | None,
+    older_than: str | None,
+) -> Choice:
+    if reason == "":  # it would fit all letters
+        raise Stop(ExitCode.USAGE, "--reason: give a part of the reason")
+    before = None if older_than is None else time.time() - span("--older-than", older_than).total_seconds()
+    return Choice(
+        ids=frozenset(ids or ()), destination=destination, reason=reason, meter=meter, before=before
+    )
+
+
+def _insist(choice: Choice, *, everything: bool) -> None:
+    """What changes letters must be told which: an argument that a script left empty must not mean all."""
+    if choice.empty and not everything:
+        raise Stop(ExitCode.USAGE, "say which: IDs, --destination, --reason, --meter, --older-than, or --all")
+    if everything and not choice.empty:
+        raise Stop(ExitCode.USAGE, "--all is all of them: give it, or say which")
+
+
+def _chosen(choice: Choice, data_dir: Path) -> list[Letter]:
+    """The letters that are meant. Raises `Stop` where one that was named is not there."""
+    chosen = list(choice.of(data_dir))
+    missing = set(choice.ids) - {letter.id for letter in chosen}
+    if missing:
+        lines = [f"no dead letter that fits has the identifier {each}" for each in sorted(missing)]
+        raise Stop(ExitCode.NO, *lines, "nothing was changed; see per-agent dead list")
+    return chosen
+
+
+def _confirmed(letters: int) -> bool:
+    if not sys.stdin.isatty():
+        raise Stop(
+            ExitCode.USAGE, f"would delete {count(letters, 'dead letter')}; add --yes to do so unasked"
+        )
+    sys.stderr.write(f"Delete {count(letters, 'dead letter')} for good? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _row(letter: Letter) -> list[Any]:
+    said = letter.filed.letter
+    since = moment(said.at)
+    return [letter.id, letter.filed.lane, letter.what, said.reason, said.words, said.attempts, since]

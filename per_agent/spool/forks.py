@@ -1,0 +1,94 @@
+"""No SQLite call is under way, and no connection open, while this process forks.
+
+SQLite keeps mutexes and a list of the locks it holds in the process's own memory. A child inherits both: a
+mutex that another thread held is locked for ever, and a file that the parent had open counts as locked by
+the child. So all use of SQLite by the spool happens in a `section`; a fork waits until none is under way
+(that is one commit at most), and closes what is open. Both sides open anew when they next need to.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+_LONGEST_WAIT: Final = 5.0  # seconds; a fork does not wait longer for a disk that does not answer
+
+
+class Closable(Protocol):
+    """Something with a connection."""
+
+    def disconnect(self) -> None:
+        """Close the connection. The next section opens another."""
+        ...
+
+
+class _Gate:
+    """Many may be inside, or one fork under way. Forks of one process are ordered by the interpreter's lock."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._forking = False
+        self.connections: weakref.WeakSet[Closable] = weakref.WeakSet()
+
+    def enter(self) -> None:
+        with self._changed:
+            while self._forking:
+                self._changed.wait()
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._forking:
+                self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        deadline = time.monotonic() + _LONGEST_WAIT
+        with self._changed:
+            self._forking = True
+            while self._inside and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            if not self._inside:
+                for each in list(self.connections):
+                    each.disconnect()
+
+    def after_fork_in_parent(self) -> None:
+        with self._changed:
+            self._forking = False
+            self._changed.notify_all()
+
+    def after_fork_in_child(self) -> None:
+        self._changed = threading.Condition()  # the old one may be held by a thread that does not exist here
+        self._inside = 0
+        self._forking = False
+        self.connections = weakref.WeakSet()
+
+
+_gate = _Gate()
+_registered: list[int] = []
+
+
+@contextmanager
+def section() -> Iterator[None]:
+    """The time in which SQLite is used. Not to be nested; nothing in it may fork."""
+    if not _registered:  # with the first use and not at import: importing starts nothing
+        _registered.append(os.getpid())
+        os.register_at_fork(
+            before=_gate.before_fork,
+            after_in_parent=_gate.after_fork_in_parent,
+            after_in_child=_gate.after_fork_in_child,
+        )
+    _gate.enter()
+    try:
+        yield
+    finally:
+        _gate.leave()
+
+
+def watch(connection: Closable) -> None:
+    """Have *connection* closed before each fork of this process, for as long as it lives."""
+    _gate.connections.add(connection)

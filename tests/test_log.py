@@ -1,0 +1,110 @@
+"""The agent's log lines: never an error in the code that logged, never a change of the host's logging."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import structlog
+
+from per_agent.log import Log
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+    __str__ = __repr__
+
+
+class BrokenHandler(logging.Handler):
+    def emit(self, record):
+        raise BrokenPipeError
+
+
+def test_a_line_is_a_sentence_and_its_facts(caplog):
+    with caplog.at_level(logging.INFO, "per_agent"):
+        Log(spool="s-1").info("the spool has room again", bytes=7)
+    (record,) = caplog.records
+    assert record.name == "per_agent"
+    assert record.levelno == logging.INFO
+    assert record.getMessage() == 'event="the spool has room again" spool=s-1 bytes=7'
+
+
+@pytest.mark.parametrize(("method", "level"), [("info", logging.INFO), ("warning", logging.WARNING), ("error", logging.ERROR)])
+def test_a_line_has_the_level_of_its_method(caplog, method, level):
+    with caplog.at_level(logging.INFO, "per_agent"):
+        getattr(Log(), method)("something")
+    assert [record.levelno for record in caplog.records] == [level]
+
+
+def test_a_line_stays_one_line(caplog):
+    with caplog.at_level(logging.INFO, "per_agent"):
+        Log().error("trouble", words="first\n<0>forged second")
+    (record,) = caplog.records
+    assert "\n" not in record.getMessage()
+
+
+def test_a_defect_comes_with_its_traceback(caplog):
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        Log().bug("the courier met a defect and goes on")
+    (record,) = caplog.records
+    assert "ZeroDivisionError" in record.getMessage()
+
+
+@pytest.mark.parametrize("value", [Unprintable(), "\ud800", b"\xff", {1: Unprintable()}, [Unprintable()]], ids=lambda value: type(value).__name__)
+def test_what_cannot_be_written_is_not_felt_by_the_code_that_logged_it(caplog, value):
+    with caplog.at_level(logging.INFO, "per_agent"):
+        Log().error("trouble", value=value)
+
+
+def test_a_fact_with_an_impossible_name_is_not_felt_by_the_code_that_logged_it():
+    Log().error("trouble", **{"not a name": 1, "a=b": 2})
+
+
+def test_a_sink_that_is_broken_is_not_felt_by_the_code_that_logged():
+    sink, broken = logging.getLogger("per_agent"), BrokenHandler()
+    sink.addHandler(broken)
+    try:
+        Log().error("trouble")
+    finally:
+        sink.removeHandler(broken)
+
+
+def test_nothing_is_configured_for_the_host():
+    Log(a=1).error("trouble")
+    assert not structlog.is_configured()
+
+
+QUIET = """
+import logging, structlog
+before = (logging.root.level, list(logging.root.handlers), logging.getLevelName(1), structlog.is_configured())
+import per_agent
+from per_agent.log import Log
+Log().info("a"); Log().warning("b")
+assert (logging.root.level, list(logging.root.handlers), logging.getLevelName(1), structlog.is_configured()) == before
+mine = logging.getLogger("per_agent")
+assert mine.level == logging.NOTSET and mine.propagate
+assert [type(h) for h in mine.handlers] == [logging.NullHandler]
+"""
+
+
+def test_a_host_that_configured_no_logging_sees_nothing_and_keeps_its_logging():
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+CHOSEN = """
+import structlog
+structlog.configure(processors=[structlog.processors.JSONRenderer()])
+from per_agent.log import Log
+Log().error("ours")
+structlog.get_logger().info("theirs")
+"""
+
+
+def test_the_hosts_own_structlog_goes_on_as_it_was_configured():
+    done = subprocess.run([sys.executable, "-c", CHOSEN], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, '{"event": "theirs"}\n')
