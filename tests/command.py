@@ -4,12 +4,29 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-W", "error", "-m", "per_agent.cli"]
+
+# Starting Python and importing everything is most of what a short command takes: here once for many of them.
+_MANY = """
+import json, os, sys, tempfile
+from per_agent.cli import main
+for arguments in json.load(sys.stdin):
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0), os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            sys.argv = ["per-agent", *arguments]
+            main()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said = [os.pread(file.fileno(), 2**20, 0).decode() for file in (out, err)]
+    print(json.dumps([code, *said]), flush=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,11 @@ class Command:
     def __init__(self, home: Path, **environ: str) -> None:
         self.home = home
         self.data_dir = home / "data"
-        keep = {name: value for name, value in os.environ.items() if not name.startswith(("PER_", "PAYMENT_", "XDG_"))}
+        keep = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PER_", "PAYMENT_", "XDG_"))
+        }
         keep.pop("COLUMNS", None)
         self.environ = keep | {
             "HOME": str(home),
@@ -49,7 +70,12 @@ class Command:
         """Run it to its end."""
         given = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
-            [*PROGRAM, *arguments], input=given, capture_output=True, env=self.environ, cwd=self.home, timeout=timeout
+            [*PROGRAM, *arguments],
+            input=given,
+            capture_output=True,
+            env=self.environ,
+            cwd=self.home,
+            timeout=timeout,
         )
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -58,6 +84,14 @@ class Command:
         done = self(*arguments, stdin=stdin)
         assert (done.code, done.err) == (0, "")
         return done
+
+    def many(self, *commands: Sequence[str]) -> list[Done]:
+        """Run *commands* one by one, each in a process of its own, by the entry point that is installed."""
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", _MANY], input=json.dumps(commands).encode(), check=True,
+            stdout=subprocess.PIPE, env=self.environ, cwd=self.home, timeout=120,
+        )  # fmt: skip
+        return [Done(*json.loads(line)) for line in done.stdout.splitlines()]
 
     def start(self, *arguments: str, **pipes: Any) -> "subprocess.Popen[bytes]":
         """Start it, with pipes."""

@@ -26,13 +26,13 @@ def per_agent(tmp_path: Path) -> Command:
 
 
 def test_every_help_teaches_by_example(per_agent: Command) -> None:
-    running = [per_agent.start(*words, "--help") for words in COMMANDS]
-    for words, process in zip(COMMANDS, running, strict=True):
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, err) == (0, b""), words
-        assert b"Examples" in out, words
-        assert b"per-agent " + " ".join(words).encode() in out, words
-        assert b"demo-recorder" not in out
+    for words, done in zip(
+        COMMANDS, per_agent.many(*([*words, "--help"] for words in COMMANDS)), strict=True
+    ):
+        assert (done.code, done.err) == (0, ""), words
+        assert "Examples" in done.out, words
+        assert " ".join(["per-agent", *words]) in done.out, words
+        assert "demo-recorder" not in done.out
 
 
 def test_the_version_is_that_of_the_project(per_agent: Command) -> None:
@@ -40,47 +40,48 @@ def test_the_version_is_that_of_the_project(per_agent: Command) -> None:
     assert per_agent.well("--version").out == f"per-agent {project['version']}\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("nonsense",), "No such command 'nonsense'"),
-        (("report", "--nonsense"), "No such option"),
-        (("add", "activity", "acme"), "Missing argument"),
-        (("add", "meter", "m", "--customer", "c"), "Missing option"),
-        (("add", "meter", "m", "--customer", "c", "--value", "3", "--wait", "long"), "--wait"),
-        (("meters", "update", "m"), "nothing to change"),
-        (("dead", "requeue"), "say which"),
-        (("dead", "purge", "--all", "--meter", "m"), "--all"),
-        (("dead", "list", "--older-than", "soon"), "--older-than"),
-        (("dead", "purge", "--reason", ""), "--reason"),
-        (("report", "--last", "7x"), "--last"),
-        (("report", "--last", "7d", "--start", "2026-01-01"), "--last"),
-        (("report", "--end", "2026-01-01"), "--start"),
-        (("report", "--start", "yesterday"), "--start"),
-        (("report", "--start", "2026-02-01", "--end", "2026-01-01"), "--start"),
-        (("report", "--csv", "--json"), "--csv"),
-        (("books", "--data-dir", ""), "--data-dir"),
-        (("books", "--config", ""), "--config"),
-        (("meters", "create", "--name", "n", "--event-name", "e", "--unit", "u", "--metadata", "[]"), "--metadata"),
-    ],
-)
-def test_a_wrong_command_line_ends_with_2_and_one_line_that_names_what_is_wrong(
-    per_agent: Command, arguments: tuple[str, ...], says: str
+WRONG = [
+    (("nonsense",), "No such command 'nonsense'"),
+    (("report", "--nonsense"), "No such option"),
+    (("add", "activity", "acme"), "Missing argument"),
+    (("add", "meter", "m", "--customer", "c"), "Missing option"),
+    (("add", "meter", "m", "--customer", "c", "--value", "3", "--wait", "long"), "--wait"),
+    (("meters", "update", "m"), "nothing to change"),
+    (("dead", "requeue"), "say which"),
+    (("dead", "purge", "--all", "--meter", "m"), "--all"),
+    (("dead", "list", "--older-than", "soon"), "--older-than"),
+    (("dead", "purge", "--reason", ""), "--reason"),
+    (("report", "--last", "7x"), "--last"),
+    (("report", "--last", "7d", "--start", "2026-01-01"), "--last"),
+    (("report", "--end", "2026-01-01"), "--start"),
+    (("report", "--start", "yesterday"), "--start"),
+    (("report", "--start", "2026-02-01", "--end", "2026-01-01"), "--start"),
+    (("report", "--csv", "--json"), "--csv"),
+    (("books", "--data-dir", ""), "--data-dir"),
+    (("books", "--config", ""), "--config"),
+    (
+        ("meters", "create", "--name", "n", "--event-name", "e", "--unit", "u", "--metadata", "[]"),
+        "--metadata",
+    ),
+]
+
+
+def test_a_wrong_command_line_ends_with_2_and_one_line_that_names_what_is_wrong(per_agent: Command) -> None:
+    for (arguments, says), done in zip(WRONG, per_agent.many(*(words for words, _ in WRONG)), strict=True):
+        assert (done.code, done.out) == (2, ""), arguments
+        assert len(done.problems) == 1, arguments
+        assert says in done.problems[0], arguments
+
+
+def test_half_a_command_shows_its_help_and_ends_with_2(per_agent: Command) -> None:
+    for done in per_agent.many([], ["dead"], ["meters"], ["config"]):
+        assert (done.code, done.err) == (2, "")
+        assert "Commands" in done.out
+
+
+def test_options_that_stand_anywhere_may_stand_before_the_command_too(
+    per_agent: Command, tmp_path: Path
 ) -> None:
-    done = per_agent(*arguments)
-    assert (done.code, done.out) == (2, "")
-    assert len(done.problems) == 1
-    assert says in done.problems[0]
-
-
-@pytest.mark.parametrize("arguments", [(), ("dead",), ("meters",)])
-def test_half_a_command_shows_its_help_and_ends_with_2(per_agent: Command, arguments: tuple[str, ...]) -> None:
-    done = per_agent(*arguments)
-    assert (done.code, done.err) == (2, "")
-    assert "Commands" in done.out
-
-
-def test_options_that_stand_anywhere_may_stand_before_the_command_too(per_agent: Command, tmp_path: Path) -> None:
     before = per_agent.well("--json", "--data-dir", str(tmp_path / "other"), "status").json
     after = per_agent.well("status", "--json", "--data-dir", str(tmp_path / "other")).json
     assert before == after
@@ -110,7 +111,9 @@ def test_config_check_says_ok_and_warns(per_agent: Command) -> None:
 
 
 def test_config_show_is_a_configuration_itself_and_hides_secrets(per_agent: Command) -> None:
-    path = per_agent.configure('[intake]\nlinger = 0.25\n[destinations.p]\ntype = "per"\nactivity_token = "tok-en"\n')
+    path = per_agent.configure(
+        '[intake]\nlinger = 0.25\n[destinations.p]\ntype = "per"\nactivity_token = "tok-en"\n'
+    )
     shown = per_agent.well("config", "show").out
     assert "tok-en" not in shown
     assert str(path) in shown
@@ -139,14 +142,14 @@ def test_a_missing_configuration_ends_with_2_but_a_named_folder_can_be_looked_in
     assert len(looked.problems) == 1
 
 
-@pytest.mark.parametrize("arguments", [("books",), ("config", "example"), ("config", "show", "--json")])
-def test_a_reader_that_goes_away_is_no_error(per_agent: Command, arguments: tuple[str, ...]) -> None:
+def test_a_reader_that_goes_away_is_no_error(per_agent: Command) -> None:
     read, write = os.pipe()
     os.close(read)
-    process = per_agent.start(*arguments, stdout=write)
+    running = [per_agent.start(*words, stdout=write) for words in (["books"], ["config", "show", "--json"])]
     os.close(write)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (141, b"")
+    for process in running:
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (141, b"")
 
 
 def test_ctrl_c_ends_it_quietly_with_130(per_agent: Command) -> None:
@@ -172,10 +175,10 @@ def test_ctrl_c_while_events_come_in_keeps_those_that_were_taken(per_agent: Comm
 
 
 def test_the_agents_log_is_shown_on_demand_only(per_agent: Command) -> None:
-    quiet = per_agent("add", "meter", "m", "--customer", "c", "--value", "1")
-    assert all("event=" not in line for line in quiet.problems)
-    verbose = per_agent("add", "meter", "m", "--customer", "c", "--value", "1", "--verbose")
-    assert any('event="' in line for line in verbose.problems)
+    add = ["add", "meter", "m", "--customer", "c", "--value", "1"]
+    quiet, verbose = per_agent.many(add, [*add, "--verbose", "--data-dir", "elsewhere"])
+    assert ["event=" in line for line in quiet.problems] == [False]
+    assert any('event="events are parked"' in line for line in verbose.problems)
 
 
 def test_a_data_folder_that_cannot_be_used_is_told_in_a_line(per_agent: Command, tmp_path: Path) -> None:

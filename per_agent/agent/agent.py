@@ -9,17 +9,16 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from per_agent.agent import hooks
-from per_agent.agent.build import destination_of, lanes_of
+from per_agent.agent.build import destination_of, lanes_of, meter_events_of, meters_of, reports_of
 from per_agent.agent.engine import Engine
 from per_agent.books import Books, total
 from per_agent.destinations import Destination
 from per_agent.destinations.local import Ledger
 from per_agent.destinations.payment_kit import PaymentKit
-from per_agent.destinations.per import Per
-from per_agent.errors import AgentClosed, ConfigError, InvalidEvent
+from per_agent.errors import AgentClosed, InvalidEvent
 from per_agent.event import (
     Activity,
     Identifiers,
@@ -32,14 +31,7 @@ from per_agent.event import (
 )
 from per_agent.intake import Intake
 from per_agent.log import Log
-from per_agent.passthrough import (
-    MeterEvents,
-    Meters,
-    PaymentKitMeterEvents,
-    PaymentKitMeters,
-    PerReports,
-    Reports,
-)
+from per_agent.passthrough import MeterEvents, Meters
 from per_agent.settings import (
     DeliverySettings,
     IntakeSettings,
@@ -50,7 +42,6 @@ from per_agent.settings import (
 )
 from per_agent.spool import DeadLetters, snapshots
 
-_Upstream = TypeVar("_Upstream", Per, PaymentKit)
 _left_to_parents: list[Any] = []  # keeps what belongs to a parent process from being taken down in its child
 
 
@@ -185,44 +176,21 @@ class Agent:
 
     def get_report(self, start: datetime | str | None = None, end: datetime | str | None = None) -> Any:
         """Per's report of unique users, as its JSON says it. Straight to the upstream; raises `UpstreamError`."""
-        return self._reports.get_report(start, end)
+        return reports_of(self.destinations).get_report(start, end)
 
     async def get_report_async(self, start: datetime | str | None = None, end: datetime | str | None = None) -> Any:
         """As `get_report`, without blocking the event loop."""
-        return await self._reports.get_report_async(start, end)
+        return await reports_of(self.destinations).get_report_async(start, end)
 
     @property
     def meters(self) -> Meters:
-        """Payment Kit's meters, or the ledger's where no Payment Kit is configured."""
-        match self._upstream(PaymentKit, "meters"):
-            case PaymentKit() as kit:
-                return Meters(PaymentKitMeters(kit))
-            case ledger:
-                return Meters(ledger.meters)
+        """Payment Kit's meters, or the ledger's where no Payment Kit is configured. Raises `ConfigError` without either."""
+        return meters_of(self.destinations)
 
     @property
     def meter_events(self) -> MeterEvents:
-        """Payment Kit's stored meter events, or the ledger's where no Payment Kit is configured."""
-        match self._upstream(PaymentKit, "meter events"):
-            case PaymentKit() as kit:
-                return MeterEvents(PaymentKitMeterEvents(kit))
-            case ledger:
-                return MeterEvents(ledger.meter_events)
-
-    @property
-    def _reports(self) -> Reports:
-        match self._upstream(Per, "reports"):
-            case Per() as per:
-                return Reports(PerReports(per))
-            case ledger:
-                return Reports(ledger)
-
-    def _upstream(self, kind: type[_Upstream], what: str) -> _Upstream | Ledger:
-        for wanted in (kind, Ledger):
-            for destination in self.destinations:
-                if isinstance(destination, wanted):
-                    return destination
-        raise ConfigError(f"no destination is configured that has {what}")
+        """Payment Kit's stored meter events, or the ledger's. Raises `ConfigError` without either."""
+        return meter_events_of(self.destinations)
 
     # What became of it all
 

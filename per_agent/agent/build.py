@@ -1,6 +1,7 @@
-"""From settings to destinations, and from destinations to lanes: what must fit together, checked."""
+"""From settings to destinations, from destinations to lanes, and which of them answers passthrough calls."""
 
 from collections.abc import Collection
+from typing import TypeVar
 
 from per_agent.destinations import Destination
 from per_agent.destinations.local import Ledger
@@ -8,7 +9,17 @@ from per_agent.destinations.payment_kit import PaymentKit
 from per_agent.destinations.per import Per
 from per_agent.errors import ConfigError
 from per_agent.event import Activity, Event, MeterEvent
+from per_agent.passthrough import (
+    MeterEvents,
+    Meters,
+    PaymentKitMeterEvents,
+    PaymentKitMeters,
+    PerReports,
+    Reports,
+)
 from per_agent.settings import DestinationSettings, LedgerSettings, PaymentKitSettings, PerSettings
+
+_Upstream = TypeVar("_Upstream", Per, PaymentKit)
 
 
 def lanes_of(destinations: Collection[Destination]) -> dict[type[Event], tuple[str, ...]]:
@@ -44,3 +55,38 @@ def destination_of(name: str, settings: DestinationSettings) -> Destination:
             )
         case LedgerSettings():
             return Ledger(settings.path, name=name)
+
+
+def reports_of(destinations: Collection[Destination]) -> Reports:
+    """Per's reports, else the ledger's. Raises `ConfigError` where there is neither."""
+    match _upstream(destinations, Per, "reports"):
+        case Per() as per:
+            return Reports(PerReports(per))
+        case ledger:
+            return Reports(ledger)
+
+
+def meters_of(destinations: Collection[Destination]) -> Meters:
+    """Payment Kit's meters, else the ledger's. Raises `ConfigError` where there is neither."""
+    match _upstream(destinations, PaymentKit, "meters"):
+        case PaymentKit() as kit:
+            return Meters(PaymentKitMeters(kit))
+        case ledger:
+            return Meters(ledger.meters)
+
+
+def meter_events_of(destinations: Collection[Destination]) -> MeterEvents:
+    """Payment Kit's stored meter events, else the ledger's. Raises `ConfigError` where there is neither."""
+    match _upstream(destinations, PaymentKit, "meter events"):
+        case PaymentKit() as kit:
+            return MeterEvents(PaymentKitMeterEvents(kit))
+        case ledger:
+            return MeterEvents(ledger.meter_events)
+
+
+def _upstream(destinations: Collection[Destination], kind: type[_Upstream], what: str) -> _Upstream | Ledger:
+    for wanted in (kind, Ledger):
+        for destination in destinations:
+            if isinstance(destination, wanted):
+                return destination
+    raise ConfigError(f"no destination is configured that has {what}")

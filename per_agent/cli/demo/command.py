@@ -208,7 +208,7 @@ def _show(console: Console, verdict: Verdict) -> None:
     if twice:
         console.print(
             Text(
-                f"{count(twice, 'event')} went through twice: stored when the kill hit, but nobody had been told,"
+                f"{count(twice, 'event')} went through twice: stored before the kill, but nobody was told,"
                 " and recorded again. The ledger counts each once.",
                 "dim",
             ),
