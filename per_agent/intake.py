@@ -42,7 +42,7 @@ class Intake:
         self._closed = False
         self._sealed = False
         self._refusal: PerAgentError | None = None
-        self._counting = threading.Lock()  # on the overflow path only
+        self._counting = threading.RLock()  # on the overflow path only, where a signal handler may come again
         self._dropped: Counter[str] = Counter()
         self._overflows: Counter[str] = Counter()
         self._logged_at = float("-inf")
@@ -59,9 +59,17 @@ class Intake:
         while len(waiting) >= self._room:
             if not self._overflow(receipt):
                 return receipt
-        waiting.append(receipt)
-        if len(waiting) >= self._mark:
-            self._attend(receipt)
+        try:
+            waiting.append(receipt)
+            # Once sealed, the mark counts no more: an earlier caller may be resetting it just now.
+            if len(waiting) >= self._mark or self._sealed:
+                self._attend(receipt)
+        except AgentClosed:
+            raise
+        except BaseException:  # out of a signal handler: the event may be in, and nobody told
+            self._mark = 1
+            self._wake()
+            raise
         return receipt
 
     def close(self) -> None:

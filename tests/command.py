@@ -1,31 +1,49 @@
 """`per-agent` as a real process: what it prints, and the code that it ends with."""
 
+import atexit
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-W", "error", "-m", "per_agent.cli"]
 
-# Starting Python and importing everything is most of what a short command takes: here once for many of them.
-_MANY = """
-import json, os, sys, tempfile
-from per_agent.cli import main
-for arguments in json.load(sys.stdin):
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = os.fork()
-        if child == 0:
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0), os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
-            sys.argv = ["per-agent", *arguments]
-            main()
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        said = [os.pread(file.fileno(), 2**20, 0).decode() for file in (out, err)]
-    print(json.dumps([code, *said]), flush=True)
+# Starting Python and importing everything is most of what a short command takes, and the tests run hundreds.
+# This imports once, and forks for each: a process of its own all the same, by the entry point that is installed.
+_WARM = """
+import contextlib, io, json, os, sys
+from per_agent.cli.app import build, main
+with contextlib.redirect_stdout(io.StringIO()):
+    build()(["books", "--help"], standalone_mode=False)
+left = b""
+while True:
+    while b"\\n" not in left:
+        more = os.read(0, 65536)
+        if not more:
+            sys.exit()
+        left += more
+    line, _, left = left.partition(b"\\n")
+    asked = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(asked["cwd"])
+        os.environ.clear()
+        os.environ.update(asked["environ"])
+        for number, path in enumerate(asked["streams"]):
+            opened = os.open(path, os.O_RDWR | os.O_CREAT)
+            os.dup2(opened, number)
+            os.close(opened)
+        sys.argv = ["per-agent", *asked["arguments"]]
+        main()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -53,12 +71,8 @@ class Command:
     def __init__(self, home: Path, **environ: str) -> None:
         self.home = home
         self.data_dir = home / "data"
-        keep = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("PER_", "PAYMENT_", "XDG_"))
-        }
-        keep.pop("COLUMNS", None)
+        ours = ("PER_", "PAYMENT_", "XDG_", "COLUMNS")
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.environ = keep | {
             "HOME": str(home),
             "PYTHONPATH": str(ROOT),
@@ -66,18 +80,21 @@ class Command:
             **environ,
         }
 
-    def __call__(self, *arguments: str, stdin: str | bytes = b"", timeout: float = 60) -> Done:
+    def __call__(self, *arguments: str, stdin: str | bytes = b"", timeout: float = 120) -> Done:
         """Run it to its end."""
-        given = stdin.encode() if isinstance(stdin, str) else stdin
-        done = subprocess.run(
-            [*PROGRAM, *arguments],
-            input=given,
-            capture_output=True,
-            env=self.environ,
-            cwd=self.home,
-            timeout=timeout,
-        )
-        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+        with tempfile.TemporaryDirectory() as folder:
+            streams = [Path(folder, name) for name in ("in", "out", "err")]
+            streams[0].write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
+            code = _run_warm(
+                {
+                    "arguments": arguments,
+                    "cwd": str(self.home),
+                    "environ": self.environ,
+                    "streams": [str(stream) for stream in streams],
+                },
+                timeout,
+            )
+            return Done(code, *(stream.read_bytes().decode() for stream in streams[1:]))
 
     def well(self, *arguments: str, stdin: str | bytes = b"") -> Done:
         """Run it; it must end with 0 and say nothing on stderr."""
@@ -86,15 +103,11 @@ class Command:
         return done
 
     def many(self, *commands: Sequence[str]) -> list[Done]:
-        """Run *commands* one by one, each in a process of its own, by the entry point that is installed."""
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", _MANY], input=json.dumps(commands).encode(), check=True,
-            stdout=subprocess.PIPE, env=self.environ, cwd=self.home, timeout=120,
-        )  # fmt: skip
-        return [Done(*json.loads(line)) for line in done.stdout.splitlines()]
+        """Run *commands* one after the other."""
+        return [self(*words) for words in commands]
 
     def start(self, *arguments: str, **pipes: Any) -> "subprocess.Popen[bytes]":
-        """Start it, with pipes."""
+        """Start it as a shell does, with pipes."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | pipes
         return subprocess.Popen([*PROGRAM, *arguments], env=self.environ, cwd=self.home, **pipes)
 
@@ -102,8 +115,12 @@ class Command:
         """Start a Python program beside it."""
         return subprocess.Popen(
             [sys.executable, "-W", "error", "-c", program, str(self.data_dir), *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environ, cwd=self.home,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.environ,
+            cwd=self.home,
+        )
 
     def configure(self, text: str) -> Path:
         """Use a configuration file with *text*, for this user only."""
@@ -116,3 +133,28 @@ class Command:
     def books(self, destination: str = "ledger") -> dict[str, Any]:
         books: dict[str, Any] = self("books", "--json").json["destinations"][destination]
         return books
+
+
+@cache
+def _warm() -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", _WARM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        bufsize=0,
+    )
+    atexit.register(process.communicate)
+    return process
+
+
+def _run_warm(asked: dict[str, Any], timeout: float) -> int:
+    warm = _warm()
+    assert warm.stdin is not None
+    assert warm.stdout is not None
+    warm.stdin.write(json.dumps(asked).encode() + b"\n")
+    if not select.select([warm.stdout], [], [], timeout)[0]:
+        warm.kill()
+        _warm.cache_clear()
+        raise TimeoutError(f"per-agent {' '.join(asked['arguments'])} did not end within {timeout} s")
+    return int(warm.stdout.readline())

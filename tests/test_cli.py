@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import tomllib
@@ -190,11 +191,13 @@ def test_a_data_folder_that_cannot_be_used_is_told_in_a_line(per_agent: Command,
 
 
 def test_on_a_terminal_status_is_drawn_again_until_ctrl_c(per_agent: Command) -> None:
+    per_agent.environ["COLUMNS"] = "150"
     ours, theirs = os.openpty()
     process = per_agent.start("status", "--watch", stdin=subprocess.DEVNULL, stdout=theirs)
     os.close(theirs)
     seen = b""
     while seen.count(b"no agent was here yet") < 2:
+        assert select.select([ours], [], [], 30)[0], seen
         seen += os.read(ours, 4096)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -58,8 +58,8 @@ def test_thirty_kills_lose_nothing_that_was_stored_and_double_nothing(tmp_path):
     print(f"seed {seed} (set PER_AGENT_TEST_SEED to repeat)")
     moments = random.Random(seed)
     data_dir, notes = tmp_path / "data", tmp_path / "notes"
-    agent = Agent(data_dir)
-    meter = agent.meters.create(name="Calls", event_name="api.calls", unit="calls")
+    with Agent(data_dir) as agent:
+        meter = agent.meters.create(name="Calls", event_name="api.calls", unit="calls")
 
     for n in range(30):
         _record_and_kill(data_dir, notes, f"k{n}", moments.uniform(0, 0.4))

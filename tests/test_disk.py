@@ -8,7 +8,8 @@ import pickle
 import sqlite3
 import stat
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import diskcache
@@ -28,8 +29,17 @@ def folder(tmp_path):
 
 @pytest.fixture
 def disk(folder):
-    with closing(Disk(folder)) as opened:
-        yield opened
+    with opened(folder) as disk:
+        yield disk
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Disk]:
+    disk = Disk(folder)
+    try:
+        yield disk
+    finally:
+        disk.disconnect()
 
 
 def pragma(disk: Disk, name: str) -> object:
@@ -68,7 +78,8 @@ def test_the_settings_that_make_it_durable_are_what_the_database_says(disk):
 
 
 def test_a_connection_that_had_to_be_made_anew_is_as_durable(disk):
-    disk._cache.close()
+    disk.disconnect()
+    disk.connect()
     assert pragma(disk, "synchronous") == 2
     assert pragma(disk, "journal_mode") == "wal"
     assert pragma(disk, "mmap_size") == 0
@@ -89,14 +100,14 @@ def test_a_weaker_fsync_is_refused(disk):
 
 
 def test_another_openers_settings_do_not_outlive_the_next_opening(folder):
-    with closing(Disk(folder)) as disk:
+    with opened(folder) as disk:
         disk.set("event", b"1")
     other = diskcache.Cache(
         str(folder), eviction_policy="least-recently-stored", cull_limit=10, size_limit=1,
         sqlite_synchronous=1, disk_min_file_size=1, sqlite_mmap_size=MIB, statistics=1,
     )  # fmt: skip
     other.close()
-    with closing(Disk(folder)) as disk:
+    with opened(folder) as disk:
         assert pragma(disk, "synchronous") == 2
         assert pragma(disk, "mmap_size") == 0
         assert (disk._cache.eviction_policy, disk._cache.cull_limit) == ("none", 0)
@@ -107,7 +118,7 @@ def test_another_openers_settings_do_not_outlive_the_next_opening(folder):
 
 
 def test_another_opener_with_the_defaults_of_a_cache_changes_nothing(folder):
-    with closing(Disk(folder)) as disk:
+    with opened(folder) as disk:
         disk.set("event", b"1")
         with closing(diskcache.Cache(str(folder))) as other:
             assert (other.eviction_policy, other.cull_limit) == ("none", 0), "what it finds is what was stored"
@@ -194,7 +205,7 @@ def test_a_planted_value_file_is_not_read(disk, folder, tmp_path):
 def test_the_planted_pickle_would_have_run_in_a_plain_diskcache(folder, tmp_path):
     # The experiment's own control: without our Disk class the proof appears.
     proof = tmp_path / "ran"
-    Disk(folder).close()
+    Disk(folder).disconnect()
     plant(folder, mode=4, value=pickle.dumps(Payload(proof)))
     with closing(diskcache.Cache(str(folder))) as plain:
         plain.get("planted")
@@ -254,9 +265,9 @@ def test_a_transaction_in_a_database_that_somebody_holds_says_so(folder, disk):
 
 
 def test_a_value_comes_back_after_reopening(folder):
-    with closing(Disk(folder)) as disk:
+    with opened(folder) as disk:
         disk.set("key", b"value")
-    with closing(Disk(folder)) as disk:
+    with opened(folder) as disk:
         assert disk.get("key") == b"value"
         assert "key" in disk
         assert "other" not in disk
@@ -269,7 +280,7 @@ def test_a_value_comes_back_after_reopening(folder):
 def test_files_are_for_their_owner_only_whatever_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
-        with closing(Disk(tmp_path / "spool")) as disk:
+        with opened(tmp_path / "spool") as disk:
             disk.set("key", b"value")
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "spool").iterdir()}
     finally:

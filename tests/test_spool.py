@@ -455,7 +455,7 @@ def test_a_spool_that_was_filled_by_its_only_block_takes_new_events_when_that_is
 
 
 def test_a_caller_that_chose_to_wait_goes_on_when_a_full_spool_has_room(bench):
-    spool = bench(settings=SMALL, intake=IntakeSettings(linger=0.0, overflow="block"))
+    spool = bench(settings=SMALL, intake=IntakeSettings(linger=0.0, overflow="block", buffer_events=10))
     count = 300
     receipts = []
 
@@ -543,6 +543,39 @@ def refusing(tmp_path: Path, heals: bool) -> list[str]:  # noqa: FBT001
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
+
+
+FULL_AND_REFUSING = """
+import resource, sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_spool import SMALL, Bench, fill
+from waiting import until
+from per_agent.spool import Settlement
+
+spool = Bench(Path(sys.argv[1]), settings=SMALL)
+spool.spool.start()
+spool.spool.wait_opened(30)
+accepted = fill(spool)
+blocks = spool.ask(limit=1000)
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+for block in blocks:
+    spool.spool.settle(block, Settlement(delivered=range(block.count)), lambda: None)
+until(lambda: spool.spool.trouble not in (None, "full"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+until(lambda: spool.spool.trouble is None)
+assert spool.add().stored(30)
+assert spool.spool.stop(30)
+"""
+
+
+def test_a_full_spool_on_a_disk_that_refuses_for_a_while_goes_on_by_itself(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_AND_REFUSING, str(tmp_path / "data"), str(Path(__file__).parent)],
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_disk_that_refuses_to_write_costs_nothing_that_was_accepted(tmp_path):

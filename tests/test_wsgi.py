@@ -14,7 +14,8 @@ THREADS, EACH, CUSTOMERS, USERS = 8, 125, 5, 40
 
 
 def test_the_report_and_the_stats_equal_the_requests_made(tmp_path):
-    meter = Agent(tmp_path).meters.create(name="Calls", event_name="api.calls", unit="calls")
+    with Agent(tmp_path) as agent:
+        meter = agent.meters.create(name="Calls", event_name="api.calls", unit="calls")
     expected_users: dict[str, set[str]] = {}
     requests = [(f"customer-{i % CUSTOMERS}", f"user-{i % USERS}") for i in range(THREADS * EACH)]
     for customer, user in requests:

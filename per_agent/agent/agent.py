@@ -266,11 +266,17 @@ class Agent:
         with self._starting:
             self._closed = True
             self._intake.close()
+            if self._engine is None:
+                self._intake.seal()  # there is no spooler to do it: what still slips in is refused, or seen here
             if self._engine is None and self._intake.waiting():
                 with suppress(RuntimeError):  # at interpreter exit no thread can be started any more
                     self._start_engine()
             engine, self._engine = self._engine, None
-            return not self._intake.waiting() if engine is None else engine.stop(timeout)
+            if engine is not None:
+                return engine.stop(timeout)
+            for destination in self.destinations:
+                destination.close()  # passthrough calls may have opened them
+            return not self._intake.waiting()
 
     def __enter__(self) -> Self:
         self.start()
@@ -308,7 +314,7 @@ class Agent:
     def _start_engine(self) -> None:
         if self._engine is not None:
             return
-        self._engine = Engine(
+        engine = Engine(
             self.data_dir,
             self.destinations,
             self._intake,
@@ -317,7 +323,10 @@ class Agent:
             spool_settings=self._spool_settings,
             delivery_settings=self._delivery_settings,
         )
-        self._engine.start()
+        if self._engine is not None:
+            return  # a signal handler recorded an event meanwhile, and so has started one
+        self._engine = engine
+        engine.start()
         hooks.at_end_of_child(self.ended)
 
     def _wake(self) -> None:
@@ -327,7 +336,8 @@ class Agent:
             engine.spool.wake()
         elif not self._closed:
             with self._starting:
-                self._start_engine()
+                if not self._closed:  # it may have been closed while this waited
+                    self._start_engine()
 
 
 def _nowhere(event: str) -> tuple[str, ...]:

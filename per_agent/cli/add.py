@@ -1,22 +1,18 @@
 """`add`: hands events straight to the spool, and delivers what can be delivered in a short time."""
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from typing import IO, Annotated, Any, Final
 
 import msgspec
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from per_agent.agent import Agent
 from per_agent.cli.call import Call, Group, command, group, running
-from per_agent.cli.console import count, say, show, show_json, stderr
+from per_agent.cli.console import count, say, show, show_json
 from per_agent.cli.exits import ExitCode, Stop
 from per_agent.cli.overview import Overview, overview
-from per_agent.cli.records import lines
+from per_agent.cli.records import lines, opened, progress
 from per_agent.cli.tally import Tally
 from per_agent.cli.times import of_event
 from per_agent.errors import InvalidEvent, SpoolError
@@ -207,7 +203,7 @@ def _file(
         timeout if wait is Wait.DELIVERED else None,
     )
     bad: list[dict[str, Any]] = []
-    with _source(file) as source, running(patient) as agent:
+    with opened(file) as source, running(patient) as agent:
         bad_lines = _add_all(agent, source, tally, bad)
         tally.settle()
         trouble = (agent.status().get("spool") or {}).get("trouble")
@@ -235,7 +231,7 @@ def _file(
 def _add_all(agent: Agent, source: IO[bytes], tally: Tally, bad: list[dict[str, Any]]) -> int:
     """Record all lines of *source*. Returns the number of bad ones, the first of which go to *bad*."""
     bad_lines = 0
-    with _progress(source) as advanced:
+    with progress(source) as advanced:
         for line in lines(source):
             problem = line.problem
             if problem is None:
@@ -251,37 +247,6 @@ def _add_all(agent: Agent, source: IO[bytes], tally: Tally, bad: list[dict[str, 
             if line.number % _EVERY == 0:
                 advanced(line.number, line.end)
     return bad_lines
-
-
-@contextmanager
-def _source(file: str) -> Iterator[IO[bytes]]:
-    if file == "-":
-        if sys.stdin.isatty():
-            say("reading events from the terminal, one JSON object a line; end with Ctrl-D")
-        yield sys.stdin.buffer
-        return
-    try:
-        source = open(file, "rb")  # noqa: SIM115, PTH123  (closed below; a name from the command line)
-    except FileNotFoundError:
-        raise Stop(
-            ExitCode.USAGE, f"{file}: no such file; add takes activity, meter, a file, or - for stdin"
-        ) from None
-    with source:
-        yield source
-
-
-@contextmanager
-def _progress(source: IO[bytes]) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, where somebody sees it: over a file's bytes, or counting a pipe's lines."""
-    console = stderr()
-    if not console.is_terminal:
-        yield lambda *_: None
-        return
-    size = os.fstat(source.fileno()).st_size or None
-    columns = (TextColumn("{task.fields[lines]:,} lines"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=size, lines=0)
-        yield lambda number, end: bar.update(task, completed=end, lines=number)
 
 
 def _look(settings: Settings) -> Overview | None:

@@ -83,7 +83,11 @@ def _everywhere(  # noqa: PLR0913  (the options that every command takes)
     call_of(context, given)
 
 
-_SAID_BY_COMMANDS: Final = ("an event is dead", "the destination is in trouble: its events are kept")
+_UNSAID: Final = (
+    "an event is dead",  # the commands say it, with the identifier
+    "the destination is in trouble: its events are kept",  # they say it, with what waits
+    "events do not fit",  # whoever reads a file waits, and that is all there is to it
+)
 
 
 class _Once(logging.Handler):
@@ -94,7 +98,7 @@ class _Once(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._told = {f'event="{sentence}' for sentence in _SAID_BY_COMMANDS}
+        self._told = {f'event="{sentence}' for sentence in _UNSAID}
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()

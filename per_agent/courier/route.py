@@ -165,6 +165,8 @@ class Route:
             self._log.info("the destination is well again")
             self._tell()
         self._put_back(again, to_the_end=alone)
+        if not self.health.open:
+            self._changed()  # also when the words are the old ones: whoever closes need not wait for this pause
         # When nothing is left to send, the next blocks wait for these to be settled.
         for loaded in {item.loaded: None for item in items}:
             loaded.settle(self._later, hurried=not self._ready)

@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -37,15 +38,19 @@ class Progress:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             self._waiting += 1
-            try:
-                while not reached():
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if self._closed or (left is not None and left <= 0):
-                        return False
-                    self._on_wait()
-                    self._changed.wait(left)
-                return True
-            finally:
+        try:
+            while not reached():
+                left = None if deadline is None else deadline - time.monotonic()
+                if self._closed or (left is not None and left <= 0):
+                    return False
+                # Not under the lock: it may have to start the agent, and whoever closes that waits here too.
+                self._on_wait()
+                with self._changed:
+                    if not (reached() or self._closed):
+                        self._changed.wait(left)
+            return True
+        finally:
+            with self._changed:
                 self._waiting -= 1
 
     async def wait_async(self, reached: Callable[[], bool]) -> bool:
@@ -53,11 +58,11 @@ class Progress:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         with self._changed:
-            if reached():
-                return True
-            if self._closed:
-                return False
+            # First say that somebody waits, then look: `announce` looks at the former without the lock.
             self._futures.append((reached, loop, future))
+            if reached() or self._closed:
+                self._futures.pop()
+                return reached()
         self._on_wait()
         return await future
 
@@ -84,7 +89,7 @@ class Progress:
         result = reached()
         if not (result or self._closed or future.cancelled()):
             return False
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop was closed: nobody waits there any more
             loop.call_soon_threadsafe(_settle, future, result)
         return True
 

@@ -140,6 +140,10 @@ class Disk:
         )
         return [key for (key,) in rows]
 
+    def rename(self, key: str, new: str) -> None:
+        """Give the entry under *key* another key, whatever it holds."""
+        self._sql("UPDATE Cache SET key = ? WHERE key = ? AND raw = 1", new, key)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is done inside becomes durable together when the block ends, or nothing of it does."""
@@ -170,9 +174,14 @@ class Disk:
             used += os.stat(f"{self.file}-wal").st_size
         return used
 
+    def shrink(self) -> int:
+        """Move the write-ahead log into the database and cut it. Returns the bytes used then."""
+        self._sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        return self.bytes_used()
+
     def in_place(self) -> bool:
         """Whether the open database is still the file at its path: writes to an unlinked one are lost."""
         try:
             return os.stat(self.file).st_ino == self._inode
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False

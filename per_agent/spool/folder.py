@@ -66,7 +66,7 @@ def sweep(data_dir: Path) -> None:
 def _folders(data_dir: Path) -> list[Path]:
     try:
         return sorted(path for path in (data_dir / "spools").iterdir() if path.is_dir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -128,7 +128,7 @@ def answer_requests(place: Path, post: Callable[[Callable[[Transaction], Any], C
             continue
 
         def answer(changed: int, taken: Path = taken) -> None:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # the folder is gone or the disk is full: who asked gives up by the clock
                 _write(taken.with_suffix(".answer"), msgspec.json.encode(changed))
                 taken.unlink()
 

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
@@ -25,7 +26,7 @@ import diskcache
 
 from per_agent.backoff import Backoff
 from per_agent.books import Books
-from per_agent.errors import PerAgentError, SpoolError, SpoolFull
+from per_agent.errors import PerAgentError, SpoolCorrupt, SpoolError, SpoolFull
 from per_agent.event import Progress, Receipt, Ticket
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings, SpoolSettings
@@ -145,6 +146,7 @@ class Spool:
         self._committed_at = float("-inf")
         self._failures = 0
         self._retry_at = 0.0  # monotonic; counts while there are failures
+        self._full = False
         self._ended = False
         self._keeps_claim = False
         self.commits = 0
@@ -329,10 +331,10 @@ class Spool:
         """How long to wait for more before committing; None: until something comes."""
         if self._failures:
             return max(0.0, self._retry_at - time.monotonic())
-        if self._carried and not (self._works or self._dropped):
-            return max(0.0, self._committed_at + _FULL_RECHECK - time.monotonic())  # the spool is full
         if self._stop.is_set():
             return 0.0
+        if (self._carried or self._full) and not (self._works or self._dropped):
+            return max(0.0, self._committed_at + _FULL_RECHECK - time.monotonic())  # nobody else would look again
         if self._source is not None:
             # First say when to be woken, then look: what comes in between is seen by one or the other.
             self._source.wake_at(self._block_events if self._has_something() else 1)
@@ -350,25 +352,29 @@ class Spool:
 
     def _commit(self) -> None:
         """Commit all that was gathered. When the disk refuses, keep it for the next try."""
-        self._reopen_if_gone()
+        if not self._reopened_if_gone():
+            return
         assert self._store is not None
-        works = self._works
-        self._works = []
         if self._source is not None:
             if not self._carried:
                 self._carried = self._source.take(_GROUP_BLOCKS * self._block_events)
             for lane, count in self._source.take_dropped().items():
                 self._dropped[lane] = self._dropped.get(lane, 0) + count
         self._committed_at = time.monotonic()
-        receipts = self._carried if self._room() else []
-        if not (works or receipts or self._dropped):
+        # At a stop what was accepted is stored beyond the limit, too: else it would be lost.
+        receipts = self._carried if self._room() or self._stop.is_set() else []
+        if not (self._works or receipts or self._dropped):
             return
+        works, self._works = self._works, []
         try:
             with self._store.transaction() as changes:
                 results = [work.apply(changes) for work in works]
                 fresh = self._append(changes, receipts)
                 for lane, count in self._dropped.items():
                     changes.drop(lane, count)
+        except SpoolCorrupt:  # what a work met on the disk; the disk itself is well
+            self._one_by_one(works)
+            return
         except STORAGE_TROUBLE as error:
             self._works = works + self._works
             self._say_trouble(error)
@@ -383,11 +389,14 @@ class Spool:
         self._dropped = {}
         self._after_commit(works, results, fresh)
 
-    def _reopen_if_gone(self) -> None:
-        """Somebody deleted the folder: what was in it is gone, what is still in memory is not."""
+    def _reopened_if_gone(self) -> bool:
+        """Somebody deleted the folder: what was in it is gone, what is still in memory is not.
+
+        False when the spool was stopped before a new one could be made.
+        """
         assert self._store is not None
         if self._store.in_place():
-            return
+            return True
         lost = {lane: books.pending for lane, books in self._store.books.items() if books.pending}
         self._log.error("the spool's folder was deleted under way; a new one is made", events_lost=lost)
         self._store.close()
@@ -396,7 +405,8 @@ class Spool:
             self._held = None
         while not self._open():
             if self._stop.wait(max(0.0, self._retry_at - time.monotonic())):
-                raise SpoolError("the spool's folder was deleted, and stopped before a new one could be made")
+                return False
+        return True
 
     def _append(
         self, changes: Transaction, receipts: Sequence[Receipt]
@@ -474,6 +484,8 @@ class Spool:
             try:
                 with self._store.transaction() as changes:
                     result = work.apply(changes)
+            except SpoolCorrupt as error:
+                work.fail(error)
             except STORAGE_TROUBLE as error:
                 self._works = works[at:] + self._works
                 self._say_trouble(error)
@@ -481,6 +493,7 @@ class Spool:
             except Exception as error:  # noqa: BLE001  (told to the one who asked)
                 work.fail(error)
             else:
+                self.commits += changes.changed
                 work.then(result)
         self._committed()
         self._feed_readers([], stirred=True)
@@ -489,12 +502,17 @@ class Spool:
         ticket = self._tickets.get(block.id.seq)
         if ticket is None:
             return
-        # Events that were parked lie in another block by now, at other places than in the ticket.
-        place = {} if block.id.part == 0 else {event: at for at, event in enumerate(ticket.events)}
-        positions = [place.get(block.events[at], at) if block.id.part else at for at in what.delivered]
-        ticket.delivered(block.lane, positions)
+        places: dict[bytes, list[int]] = {}
+        if block.id.part:
+            # Events that were parked lie in another block by now, at other places than in the ticket; an event
+            # that was recorded twice, to the byte, has several places there.
+            for at, event in enumerate(ticket.events):
+                places.setdefault(event, []).append(at)
+        for at in what.delivered:
+            ticket.delivered(block.lane, places.get(block.events[at], (at,)))
         for at, letter in what.dead:
-            ticket.refused(block.lane, place.get(block.events[at], at) if block.id.part else at, letter.words)
+            for place in places.get(block.events[at], (at,)):
+                ticket.refused(block.lane, place, letter.words)
 
     # State
 
@@ -504,16 +522,21 @@ class Spool:
             return True
         assert self._store is not None
         used = self._store.bytes_used()
+        if used >= self._max_bytes:
+            # Most of it may be the write-ahead log, which does not shrink by itself.
+            with suppress(*STORAGE_TROUBLE):
+                used = self._store.shrink()
         full = used >= self._max_bytes
         if full:
             self._source.refuse(SpoolFull(f"the spool holds {used} bytes, its limit is {self._max_bytes}"))
-            if self.trouble is None:
-                self.trouble = "full"
+            if not self._full:
                 self._log.error("the spool is full: new events are refused", bytes=used, limit=self._max_bytes)
-        elif self.trouble == "full":
-            self.trouble = None
+        elif self._full:
             self._source.refuse(None)
             self._log.info("the spool has room again", bytes=used)
+        self._full = full
+        if self.trouble in (None, "full"):
+            self.trouble = "full" if full else None
         return not full
 
     def _say_trouble(self, error: BaseException) -> None:
@@ -528,7 +551,7 @@ class Spool:
         self._failures = 0
         if self.trouble not in (None, "full"):
             self._log.info("the spool can be written again")
-            self.trouble = None
+            self.trouble = "full" if self._full else None
 
     def _bug(self, error: BaseException) -> None:
         self._log.error("the spool could not make a change", problem=repr(error))

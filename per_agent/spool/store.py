@@ -77,6 +77,12 @@ class Store:
         with forks.section():
             self._disk.disconnect()
 
+    def shrink(self) -> int:
+        """Give back what the database can do without. Returns the bytes used then."""
+        with forks.section():
+            self._disk.connect()
+            return self._disk.shrink()
+
     @contextmanager
     def transaction(self) -> Iterator["Transaction"]:
         """Changes that become durable together, with the books that count them."""
@@ -213,14 +219,19 @@ class Transaction:
     def set_aside(self, lane: str, block_id: BlockId) -> int:
         """Move a damaged block out of the way. Returns how many pending events are lost with it, as far as known."""
         key = f"l/{lane}/b/{block_id}"
-        packed = self._disk.get(key)
+        try:
+            packed = self._disk.get(key)
+            settled = blocks.mask_of(self._disk.get(f"l/{lane}/d/{block_id}") or b"")
+        except SpoolCorrupt:
+            # Not bytes that per_agent wrote: what it was cannot be told, so it is kept as it is, off the lane.
+            self._disk.rename(key, f"l/{lane}/q/{block_id}")
+            return 0
         if packed is None:
             return 0
         try:
             lost = blocks.head(packed)[0]
         except SpoolCorrupt:
             lost = 0
-        settled = blocks.mask_of(self._disk.get(f"l/{lane}/d/{block_id}") or b"")
         lost = max(0, lost - settled.bit_count())
         self._disk.set(f"l/{lane}/q/{block_id}", lost.to_bytes(4, "big") + packed)
         self._disk.delete(key)

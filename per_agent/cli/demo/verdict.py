@@ -44,13 +44,13 @@ def judge(plan: Plan, data_dir: Path, meter_id: str, noted: Sequence[str], *, ki
         begin = int(plan.begin)
         stats = ledger.meter_events.stats(meter_id=meter_id, start=begin - 60, end=begin + 60)
         report = ledger.get_report(iso(plan.begin - 60))
-        counted, totals = ledger.counted(noted), ledger.totals()
+        everything = {identifier(record) for record in plan.records()}
+        counted, totals = ledger.counted(everything.union(noted)), ledger.totals()
     finally:
         ledger.close()
     books = overview(data_dir, ("ledger",))
-    everything = {identifier(record) for record in plan.records()}
     missing = len(set(noted) - counted)
-    extra = sum(totals) - len(everything)
+    extra = sum(totals) - len(counted & everything)
     expected, reported = plan.unique_users(), unique_users(report)
     events, amount = plan.usage()
     found_events = sum(each["event_count"] for each in stats["list"])
