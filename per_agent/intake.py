@@ -141,8 +141,13 @@ class Intake:
     # The spooler's side (`per_agent.spool.Source`)
 
     def take(self, limit: int) -> list[Receipt]:
-        waiting = self._waiting
-        return [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+        taken: list[Receipt] = []
+        try:
+            for _ in range(min(limit, len(self._waiting))):
+                taken.append(self._waiting.popleft())  # noqa: PERF401  (what was taken must survive the exception)
+        except IndexError:
+            pass  # a caller that came after the seal took its own out again
+        return taken
 
     def take_dropped(self) -> dict[str, int]:
         if not self._dropped:

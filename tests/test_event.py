@@ -195,7 +195,7 @@ def test_a_value_that_is_no_plain_number_is_refused(value, words):
     [
         1_700_000_000,
         1_700_000_000.0,
-        Decimal("1700000000"),
+        Decimal(1700000000),
         datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
         datetime(2023, 11, 15, 3, 43, 20, tzinfo=timezone(timedelta(hours=5, minutes=30))),
         "2023-11-14T22:13:20Z",
@@ -230,7 +230,7 @@ def test_milliseconds_are_refused_and_not_taken_for_a_year_far_away(at):
 
 
 @pytest.mark.parametrize(
-    "at", [-1, float("nan"), float("inf"), Decimal("NaN"), Decimal("sNaN"), Decimal("-1"), 10**400, -(10**400), "1969-12-31T23:59:59Z"]
+    "at", [-1, float("nan"), float("inf"), Decimal("NaN"), Decimal("sNaN"), Decimal(-1), 10**400, -(10**400), "1969-12-31T23:59:59Z"]
 )
 def test_a_number_that_is_no_time_is_refused(at):
     (problem,) = problems_of(activity, at=at).values()

@@ -11,7 +11,15 @@ from contextlib import suppress
 import pytest
 from waiting import until
 
-from per_agent import Agent, AgentClosed, BufferFull, DeliverySettings, IntakeSettings, InvalidEvent, MemoryDestination
+from per_agent import (
+    Agent,
+    AgentClosed,
+    BufferFull,
+    DeliverySettings,
+    IntakeSettings,
+    InvalidEvent,
+    MemoryDestination,
+)
 from per_agent.destinations import Delivered, Parked, Refused, Retry
 from per_agent.errors import Refused as RefusedError
 from per_agent.event import Activity, MeterEvent, Progress
@@ -306,7 +314,7 @@ def test_a_signal_handler_that_records_events_loses_and_doubles_nothing(tmp_path
     assert sorted(one.id for one in destination.received) == sorted(mine)
 
 
-class Interruption(Exception):
+class Interruption(Exception):  # noqa: N818  (not an error: a signal came)
     pass
 
 

@@ -45,11 +45,14 @@ class Bench:
 
     def __init__(self, data_dir: Path, lanes=LANES, intake=QUICK, settings=SpoolSettings()) -> None:  # noqa: B008  (frozen)
         self.data_dir = data_dir
-        self.progress = Progress(lambda: self.spool.wake())
-        self.intake = Intake(intake, self.progress, lambda: self.spool.wake())
+        self.progress = Progress(self._wake)
+        self.intake = Intake(intake, self.progress, self._wake)
         self.spool = Spool(lambda: own(data_dir, lanes), self.intake, self.progress, intake=intake, settings=settings)
         self.replies: list[list[Block]] = []
         self._n = 0
+
+    def _wake(self) -> None:
+        self.spool.wake()
 
     def add(self, lanes=LANES, size=10):
         self._n += 1
@@ -104,6 +107,10 @@ def on_disk(data_dir: Path) -> dict[str, Books]:
     found = snapshots(data_dir)
     assert [problem for one in found for lane in one.lanes.values() for problem in lane.problems] == []
     return total({name: lane.books for name, lane in one.lanes.items()} for one in found)
+
+
+def names(place: Path) -> list[str]:
+    return [path.name for path in place.iterdir()]
 
 
 # Commits
@@ -257,13 +264,13 @@ def test_an_open_question_is_answered_with_what_was_requeued(bench):
     spool.settle(block, dead=[(0, DeadLetter(block.events[0], "refused", "no", 1, 1.0))])
     replies: list[list[Block]] = []
     spool.spool.head("a", block.id, 10, replies.append)
-    (filed,) = DeadLetters_of(spool)
+    (filed,) = letters_of(spool)
     spool.spool.run(lambda changes: changes.requeue("a", [filed.number]))
     until(lambda: replies)
     assert list(replies[0][0].events) == list(block.events)
 
 
-def DeadLetters_of(spool: Bench):  # noqa: N802
+def letters_of(spool: Bench):
     return list(audit.letters(spool.spool.folder))
 
 
@@ -348,7 +355,7 @@ def test_what_a_change_met_on_the_disk_fails_that_change_and_not_the_disk(bench)
     spool.add().stored(30)
     (block,) = spool.ask()
     spool.settle(block, dead=[(0, DeadLetter(block.events[0], "refused", "no", 1, 1.0))])
-    (filed,) = DeadLetters_of(spool)
+    (filed,) = letters_of(spool)
     with closing(sqlite3.connect(spool.spool.folder / FILE, timeout=30)) as database, database:
         database.execute("UPDATE Cache SET mode = 4 WHERE key LIKE 'l/a/x/%'")
     with pytest.raises(SpoolError):
@@ -501,6 +508,7 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from test_spool import Bench, on_disk
 from waiting import until
+from per_agent.spool import Settlement
 
 spool = Bench(Path(sys.argv[1]))
 spool.spool.start()
@@ -513,7 +521,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (used + 16384, hard))
 
 receipts = [spool.add(size=20_000) for _ in range(50)]
 settled = []
-spool.spool.settle(block, {settlement}, lambda: settled.append(True))
+spool.spool.settle(block, Settlement(delivered=[0]), lambda: settled.append(True))
 until(lambda: spool.spool.trouble)
 assert not receipts[-1].stored(0.3)
 assert not settled
@@ -533,10 +541,8 @@ else:
 """
 
 
-def refusing(tmp_path: Path, heals: bool) -> list[str]:  # noqa: FBT001
-    program = REFUSING.replace("{heals}", str(heals)).replace(
-        "{settlement}", "__import__('per_agent.spool').spool.Settlement(delivered=[0])"
-    )
+def refusing(tmp_path: Path, *, heals: bool) -> list[str]:
+    program = REFUSING.replace("{heals}", str(heals))
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "data"), str(Path(__file__).parent)],
         capture_output=True, text=True, timeout=90, check=False,
@@ -825,7 +831,7 @@ def test_what_is_left_of_a_removed_spool_is_swept_away(bench, tmp_path):
     place.rename(place.with_name(place.name + ".going"))  # as far as a remover came that died over it
     assert snapshots(tmp_path) == []
     fresh = bench()
-    assert os.listdir(tmp_path / "spools") == [fresh.spool.id]
+    assert names(tmp_path / "spools") == [fresh.spool.id]
 
 
 def retired(bench, tmp_path) -> folder.Claim:
@@ -851,7 +857,7 @@ def test_the_books_of_an_absorbed_spool_count_once_at_every_moment(bench, tmp_pa
     assert on_disk(tmp_path) == books
     heir.spool.run(lambda changes: changes.forget(claim.id))
     assert on_disk(tmp_path) == books
-    assert os.listdir(tmp_path / "spools") == [heir.spool.id]
+    assert names(tmp_path / "spools") == [heir.spool.id]
 
 
 def test_an_adopter_that_dies_between_absorbing_and_removing_leaves_books_that_count_once(bench, tmp_path):
@@ -865,7 +871,7 @@ def test_an_adopter_that_dies_between_absorbing_and_removing_leaves_books_that_c
     successor = bench()
     list(abandoned(tmp_path, LANES))
     assert on_disk(tmp_path) == books
-    assert os.listdir(tmp_path / "spools") == [successor.spool.id]
+    assert names(tmp_path / "spools") == [successor.spool.id]
     successor.spool.run(lambda changes: changes.absorb(claim.id, books))
     assert on_disk(tmp_path) == books, "and absorbing it again adds nothing"
 
@@ -899,7 +905,7 @@ def test_a_holder_requeues_what_another_process_asks_for(bench, tmp_path):
         stop.set()
         tending.join(30)
     assert spool.books() == Books(1, pending=1)
-    assert os.listdir(spool.spool.folder / "requests") == []
+    assert names(spool.spool.folder / "requests") == []
 
 
 def test_letters_of_a_spool_that_nobody_holds_are_changed_at_once(bench, tmp_path):

@@ -4,7 +4,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -245,8 +244,10 @@ class Agent:
             if self._closed:
                 raise AgentClosed("the agent was closed")
             self._start_engine()
-        if wait and self._engine is not None:
-            self._engine.spool.wait_opened()
+            engine = self._engine
+        if wait and engine is not None:
+            engine.started.wait()
+            engine.spool.wait_opened()
 
     def flush(self, timeout: float | None = 5.0) -> bool:
         """Wait until nothing that was accepted before the call is pending any more. False when time ran out first.
@@ -268,9 +269,8 @@ class Agent:
             self._intake.close()
             if self._engine is None:
                 self._intake.seal()  # there is no spooler to do it: what still slips in is refused, or seen here
-            if self._engine is None and self._intake.waiting():
-                with suppress(RuntimeError):  # at interpreter exit no thread can be started any more
-                    self._start_engine()
+                if self._intake.waiting():
+                    self._start_engine(store_here=True)
             engine, self._engine = self._engine, None
             if engine is not None:
                 return engine.stop(timeout)
@@ -293,8 +293,7 @@ class Agent:
 
     def forked(self) -> None:
         """This is a forked child: leave what is the parent's alone, and begin afresh. Called by the hooks."""
-        if self._engine is not None:
-            self._engine.abandon()
+        self._progress.orphan()
         _left_to_parents.append((self._engine, self._intake, self._progress))
         self._engine = None
         self._starting = threading.RLock()
@@ -311,8 +310,12 @@ class Agent:
         for destination in self.destinations:
             destination.open(self.data_dir)
 
-    def _start_engine(self) -> None:
-        if self._engine is not None:
+    def _is_running(self) -> bool:
+        return self._engine is not None
+
+    def _start_engine(self, *, store_here: bool = False) -> None:
+        """Make the running parts. *store_here*: also where they cannot have threads, so that `stop` stores."""
+        if self._is_running():
             return
         engine = Engine(
             self.data_dir,
@@ -323,14 +326,23 @@ class Agent:
             spool_settings=self._spool_settings,
             delivery_settings=self._delivery_settings,
         )
-        if self._engine is not None:
+        if self._is_running():
             return  # a signal handler recorded an event meanwhile, and so has started one
         self._engine = engine
-        engine.start()
+        try:
+            engine.start()
+        except RuntimeError:
+            engine.started.set()
+            if not store_here:
+                self._engine = None
+                self._log.error("no thread can be started: events wait in memory")
+                self._intake.wake_at(1)  # the next event tries again
+            return
+        hooks.before_threads_end(engine.started)
         hooks.at_end_of_child(self.ended)
 
     def _wake(self) -> None:
-        """Somebody left an event: have it looked after. Must not wait."""
+        """Somebody left an event: have it looked after. Must not wait, and never raises."""
         engine = self._engine
         if engine is not None:
             engine.spool.wake()

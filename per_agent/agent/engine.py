@@ -5,7 +5,9 @@ be delivered in time is; the courier ends and hands over what it knows; the spoo
 lets go of the folder.
 """
 
+import _thread
 import itertools
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -20,10 +22,11 @@ from per_agent.event import Progress
 from per_agent.intake import Intake
 from per_agent.log import Log
 from per_agent.settings import DeliverySettings, IntakeSettings, SpoolSettings
-from per_agent.spool import Claim, Spool, Store, abandoned, answer_requests, own
+from per_agent.spool import Claim, Spool, Store, abandoned, answer_requests, own, still_there
 
 _TEND_EVERY: Final = 1.0  # seconds between looks at requests, and whether an adopted spool is drained
 _ADOPT_AT_ONCE: Final = 4  # spools taken in one look, so that the courier's thread is soon back at its work
+_START_AGAIN: Final = 1.0  # seconds between tries to start threads
 _STORE_TIMEOUT: Final = 5.0  # seconds that storing may take beyond the time given for delivering
 
 
@@ -49,18 +52,44 @@ class Engine:
         self._spool_settings = spool_settings
         self._adopted: list[Spool] = []
         self._adopt_at = 0.0
+        self._stopping = threading.Event()
+        self.started = threading.Event()
+        """Set when the threads run, or will never."""
         self._log = Log()
         self.spool = Spool(
-            lambda: own(data_dir, self._names), intake, progress, intake=intake_settings, settings=spool_settings
+            lambda unusable: own(data_dir, self._names, unusable), intake, progress, intake=intake_settings, settings=spool_settings
         )
         self.courier = Courier(
             destinations, delivery_settings, progress.announce, chores=[(_TEND_EVERY, self._tend)]
         )
 
     def start(self) -> None:
+        """Have the threads started. Returns at once, however busy the interpreter is.
+
+        `Thread.start` waits until the new thread has run, which beside CPU-bound threads takes a hundred
+        milliseconds for each; a caller's first event must not wait for that. So one bare thread starts the
+        others. Raises `RuntimeError` where not even that can be started: then nothing was.
+        """
+        _thread.start_new_thread(self._start_threads, ())
+
+    def _start_threads(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._start_missing()
+                except RuntimeError:  # no thread to be had now: a limit, or the interpreter ends
+                    self._log.error("the agent's threads cannot be started: events wait in memory")
+                    self._stopping.wait(_START_AGAIN)
+                else:
+                    return
+        finally:
+            self.started.set()
+
+    def _start_missing(self) -> None:
         self.courier.start()
-        self.spool.start()
-        self.courier.attach(self.spool)
+        if not self.spool.alive:
+            self.spool.start()
+            self.courier.attach(self.spool)
 
     def stop(self, timeout: float | None) -> bool:
         """Deliver what can be delivered within *timeout* seconds, store all, end the threads.
@@ -68,17 +97,21 @@ class Engine:
         Does not wait for a destination that is in trouble. True when nothing is pending.
         """
         deadline = _deadline(timeout)
-        delivered = self._wait_delivered(deadline)
-        self.courier.stop(_left(deadline))
-        storing = None if timeout is None else (_left(deadline) or 0.0) + _STORE_TIMEOUT
-        for spool in (*self._adopted, self.spool):
-            spool.stop(storing)
+        delivered = False
+        self.started.wait(_START_AGAIN)
+        self._stopping.set()
+        self.started.wait()
+        if not self.spool.alive:
+            self.spool.store_here(_STORE_TIMEOUT)
+            return False
+        try:
+            delivered = self._wait_delivered(deadline)
+            self.courier.stop(_left(deadline))
+        finally:
+            storing = None if timeout is None else (_left(deadline) or 0.0) + _STORE_TIMEOUT
+            for spool in (*self._adopted, self.spool):
+                spool.stop(storing)
         return delivered
-
-    def abandon(self) -> None:
-        """In a forked child: leave the parent's spools to the parent."""
-        for spool in (*self._adopted, self.spool):
-            spool.abandon()
 
     def flush(self, timeout: float | None) -> bool:
         """Wait until nothing that was accepted before the call is pending. False when time ran out first."""
@@ -86,6 +119,8 @@ class Engine:
         try:
             if not self._wait_stored(deadline):
                 return False
+            while self.courier.run(self._adopt_abandoned, _left(deadline)):
+                pass  # what earlier processes left is pending, too
             seq = self.spool.look(lambda store: store.seq, _left(deadline))
             while True:
                 seen = self._commits()
@@ -103,8 +138,10 @@ class Engine:
         newest = self._intake.newest()
         if newest is not None and not newest.stored(_left(deadline)):
             return False
-        self.spool.run(lambda _: None, _left(deadline))  # what the spooler had already taken is committed with this
-        return True
+        # What the spooler had already taken is committed with this, unless the spool is full.
+        self.spool.run(lambda _: None, _left(deadline))
+        newest = self.spool.newest_in_memory()
+        return newest is None or newest.stored(_left(deadline))
 
     def _delivered_through(self, seq: int, deadline: float | None) -> bool:
         if any(books.pending for spool in self._adopted for books in spool.books.values()):
@@ -146,13 +183,21 @@ class Engine:
             self._absorb_if_drained(adopted)
         if time.monotonic() >= self._adopt_at and self.spool.folder is not None:
             self._adopt_at = time.monotonic() + self._spool_settings.adopt_interval
-            for claim in itertools.islice(abandoned(self._data_dir, self._names), _ADOPT_AT_ONCE):
-                self._adopt(claim)
+            self._adopt_abandoned()
+
+    def _adopt_abandoned(self) -> int:
+        """Take some of the spools that dead processes left. Returns how many."""
+        if self._stopping.is_set() or self.spool.folder is None:
+            return 0
+        claims = list(itertools.islice(abandoned(self._data_dir, self._names), _ADOPT_AT_ONCE))
+        for claim in claims:
+            self._adopt(claim)
+        return len(claims)
 
     def _adopt(self, claim: Claim) -> None:
         # Those who wait for this agent are told of the progress of adopted spools too, but not of their end.
         spool = Spool(
-            lambda: claim,
+            lambda _: claim,
             None,
             Progress(lambda: None),
             intake=self._intake_settings,
@@ -165,14 +210,19 @@ class Engine:
         self.courier.attach(spool)
 
     def _absorb_if_drained(self, adopted: Spool) -> None:
+        """Carry the books of *adopted* over and remove its folder, in steps: this thread must not wait."""
         if adopted.folder is None or adopted.trouble is not None:
             return
         books = adopted.books
         if any(counts.pending or counts.dead > counts.purged for counts in books.values()):
             return  # a dead letter stays where it is: the folder is kept for it
+        if any(still_there(self._data_dir, mark) for mark in adopted.marks):
+            return  # its books hold those of a spool that is still to be removed: the mark must not go first
         self.courier.detach(adopted)
-        self._adopted.remove(adopted)
         claim = adopted.retire()
+        if claim is None:
+            return  # it is ending; the next look finds it ended
+        self._adopted.remove(adopted)
 
         def absorbed(_: object) -> None:
             claim.remove()

@@ -7,9 +7,15 @@ program that ends without `close` stores what it has and delivers what it can in
 import atexit
 import os
 import sys
+import threading
 import weakref
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, Protocol
+
+from per_agent.log import Log
+
+_START_TIMEOUT: Final = 2.0  # seconds that the end of the program waits for threads to start
 
 
 class _Agent(Protocol):
@@ -30,6 +36,24 @@ def watch(agent: _Agent) -> None:
         atexit.register(_at_exit)
 
 
+def before_threads_end(started: threading.Event) -> None:
+    """When the program ends, wait until *started* is set, while threads can still be started.
+
+    `atexit` is too late for that on some versions of Python. There is no public way; where the private one is
+    gone, what was to be started by then is done by `ended` without threads.
+    """
+    register = getattr(threading, "_register_atexit", None)
+    process = os.getpid()
+
+    def wait() -> None:
+        if os.getpid() == process:  # in a forked child nobody would set it
+            started.wait(_START_TIMEOUT)
+
+    if register is not None:
+        with suppress(RuntimeError):  # the program is ending already
+            register(wait)
+
+
 def at_end_of_child(end: Callable[[], None]) -> None:
     """Have *end* called when this process is a `multiprocessing` child: it leaves by `os._exit`, without `atexit`."""
     process = sys.modules.get("multiprocessing.process")
@@ -41,9 +65,20 @@ def at_end_of_child(end: Callable[[], None]) -> None:
 
 def _after_fork() -> None:
     for agent in list(_agents):
-        agent.forked()
+        with _each_for_itself("after a fork"):
+            agent.forked()
 
 
 def _at_exit() -> None:
     for agent in list(_agents):
-        agent.ended()
+        with _each_for_itself("at the end of the program"):
+            agent.ended()
+
+
+@contextmanager
+def _each_for_itself(when: str) -> Iterator[None]:
+    """One agent's defect must not keep the others from being told."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001  (outermost)
+        Log().bug(f"an agent met a defect {when}")

@@ -8,8 +8,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from per_agent.courier.health import Condition
 from per_agent.courier.route import Route
@@ -17,6 +18,8 @@ from per_agent.destinations import Destination
 from per_agent.log import Log
 from per_agent.settings import DeliverySettings
 from per_agent.spool import Spool
+
+T = TypeVar("T")
 
 _AFTER_DEFECT: Final = 1.0  # seconds
 _HAND_OVER: Final = 2.0  # seconds, far more than handing what is known to the spool takes: it waits for nothing
@@ -28,7 +31,7 @@ class Courier:
     Args:
         destinations: each gets the lane of its name.
         settings: pauses, probes and how much is read ahead.
-        changed: called when the condition of a destination changed; must not block.
+        changed: called when the condition of a destination may have changed; must not block.
         chores: what else is to be done from time to time in this thread, with the seconds in between.
     """
 
@@ -43,9 +46,10 @@ class Courier:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
+        self._changed = changed
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._routes = [
-            Route(destination, settings, self._later, changed, clock=clock, wall=wall)
+            Route(destination, settings, self._later, clock=clock, wall=wall)
             for destination in destinations
         ]
         self._chores = [_Chore(every, chore, clock()) for every, chore in chores]
@@ -54,10 +58,14 @@ class Courier:
         self._thread = threading.Thread(target=self._run, name="per_agent courier", daemon=True)
 
     def start(self) -> None:
-        """Start the thread and all senders: at interpreter exit no thread could be started any more."""
+        """Start the thread and all senders: at interpreter exit no thread could be started any more.
+
+        Raises `RuntimeError` where one cannot be started; to be called again then.
+        """
         for route in self._routes:
             route.senders.start()
-        self._thread.start()
+        if self._thread.ident is None:
+            self._thread.start()
 
     def attach(self, spool: Spool) -> None:
         """Deliver what *spool* holds, too."""
@@ -90,6 +98,19 @@ class Courier:
         for route in self._routes:
             route.destination.close()
         return all(ended) and not self._thread.is_alive()
+
+    def run(self, call: Callable[[], T], timeout: float | None) -> T:
+        """What *call* gives in the courier's thread. Raises what it raised, or `TimeoutError`."""
+        done: Future[T] = Future()
+
+        def task() -> None:
+            try:
+                done.set_result(call())
+            except Exception as error:  # noqa: BLE001  (told to the one who asked)
+                done.set_exception(error)
+
+        self._later(task)
+        return done.result(timeout)
 
     def stuck(self, lanes: Mapping[str, int]) -> bool:
         """Whether none of the *lanes* with pending events can get on before some pause is over."""
@@ -125,20 +146,23 @@ class Courier:
                 call()
         waits = [wait for route in self._routes if (wait := route.advance()) is not None]
         waits += (chore.do_if_due(self._clock()) for chore in self._chores)
+        self._changed()  # those who wait may want to know that nothing more can be done for now
         return min(waits, default=None)
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            try:
-                wait = self.step()
-            except Exception:  # noqa: BLE001  (outermost: a defect must not end the thread and strand the lanes)
-                self._log.bug("the courier met a defect and goes on")
-                self._stop.wait(_AFTER_DEFECT)
-                continue
-            self._wait(wait)
-        self.step()
+            self._guarded(lambda: self._wait(self.step()))
+        self._guarded(self.step)
         for route in self._routes:
-            route.settle_all()
+            self._guarded(route.settle_all)
+
+    def _guarded(self, step: Callable[[], object]) -> None:
+        """A defect must not end the thread and strand the lanes."""
+        try:
+            step()
+        except Exception:  # noqa: BLE001  (outermost)
+            self._log.bug("the courier met a defect and goes on")
+            self._stop.wait(_AFTER_DEFECT)
 
     def _wait(self, seconds: float | None) -> None:
         try:
@@ -167,5 +191,8 @@ class _Chore:
         """Do it if it is time. Returns the seconds until the next time."""
         if now >= self._due:
             self._due = now + self._every
-            self._do()
+            try:
+                self._do()
+            except Exception:  # noqa: BLE001  (a chore that fails must not keep events from being delivered)
+                Log().bug("a chore of the courier met a defect")
         return max(0.0, self._due - now)

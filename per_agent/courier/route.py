@@ -5,7 +5,7 @@ Everything here runs in the courier's thread. Three rules decide:
 - Trouble of the destination (`Retry`, `Halt`) pauses the destination, once for all that met it. Its events
   go back to the head of the queue.
 - An event's own trouble concerns that event. One that keeps failing while others go through waits by
-  itself, ever longer, so a poison event costs the others a moment and not their turn. A refusal in words
+  itself, then on the disk, so poison events cost the others a moment and not their turn. A refusal in words
   that nobody documented is tried again; it ends in the dead letters when others were delivered meanwhile,
   and pauses the destination when none was: then it is not the event.
 - What a meter or a customer must heal is parked on the disk, off the queue, and probed.
@@ -16,6 +16,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -30,12 +31,20 @@ from per_agent.settings import DeliverySettings
 from per_agent.spool import Block, DeadLetter, Parking, Spool
 
 
+_OWN_TROUBLES: Final = 3  # failures of one event while others go through, until it is parked
+_TROUBLED: Final = "trouble"  # the key of those; time alone lets them go on
+
+
+def _writable(words: str) -> str:
+    """*words* of a destination as they can be kept: without what has no UTF-8 form."""
+    return words.encode(errors="replace").decode()
+
+
 class Route:
     """One destination's lanes in all spools at hand, its queue, its health and its senders.
 
     Args:
         later: runs a call in the courier's thread, from any thread.
-        changed: called when the destination's condition changed.
     """
 
     def __init__(  # noqa: PLR0913  (its parts)
@@ -43,7 +52,6 @@ class Route:
         destination: Destination,
         settings: DeliverySettings,
         later: Callable[[Callable[[], None]], None],
-        changed: Callable[[], None],
         *,
         clock: Callable[[], float],
         wall: Callable[[], float],
@@ -52,7 +60,6 @@ class Route:
         self.name = destination.name
         self._settings = settings
         self._later = later
-        self._changed = changed
         self._clock = clock
         self._wall = wall
         self._backoff = Backoff(
@@ -63,6 +70,8 @@ class Route:
         self.health = Health(self._backoff, destination.concurrency)
         self.senders = Senders(destination)
         self.retries = 0
+        self.idle = True
+        """Whether nothing is in memory or in flight."""
         self._windows: list[Window] = []
         self._ready: deque[Item] = deque()
         self._delayed: list[tuple[float, int, Item]] = []
@@ -118,6 +127,8 @@ class Route:
             self._ready.append(heapq.heappop(self._delayed)[2])
         while self._ready and self._in_flight < self.health.allowed(now):
             self._send_next()
+        # Computed here, for others to look at: they must not walk through what this thread changes.
+        self.idle = not (self._in_flight or self._ready or self._delayed or any(any(True for _ in w) for w in self._windows))
         waits = [self._probe_due(now), self.health.resumes_in(now) if self._ready else None]
         if self._delayed:
             waits.append(self._delayed[0][0] - now)
@@ -149,24 +160,23 @@ class Route:
                     item.loaded.delivered(item.at)
                 case Parked(key, reason):
                     answered = True
-                    self._park(item, key, reason)
+                    self._park(item, key, _writable(reason))
                 case Refused(reason, certain):
                     answered = answered or certain
-                    if not self._refused(item, reason, epoch, certain=certain):
+                    if not self._refused(item, _writable(reason), epoch, certain=certain):
                         self._delay(item)
                 case Retry(reason, after):
                     self.retries += 1
-                    self._fail("retrying", reason, epoch, after)
+                    if item.own_troubles == 0:  # one that keeps failing while others go through speaks for itself
+                        self._fail("retrying", _writable(reason), epoch, after)
                     again.append(item)
                 case Halt(reason):
-                    self._fail("halted", reason, epoch)
+                    self._fail("halted", _writable(reason), epoch)
                     again.append(item)
         if answered and self.health.answered(epoch, self._wall()):
             self._log.info("the destination is well again")
             self._tell()
         self._put_back(again, to_the_end=alone)
-        if not self.health.open:
-            self._changed()  # also when the words are the old ones: whoever closes need not wait for this pause
         # When nothing is left to send, the next blocks wait for these to be settled.
         for loaded in {item.loaded: None for item in items}:
             loaded.settle(self._later, hurried=not self._ready)
@@ -176,7 +186,9 @@ class Route:
         for item in reversed(items):
             others_went = item.seen_successes not in (-1, self._successes)
             item.seen_successes = self._successes
-            if others_went:
+            if others_went and item.own_troubles >= _OWN_TROUBLES:
+                self._park(item, _TROUBLED, "keeps failing while others are delivered; tried again from time to time")
+            elif others_went:
                 self._delay(item)
             elif to_the_end:
                 self._ready.append(item)
@@ -217,14 +229,21 @@ class Route:
         """The key under which *item* would have to be parked, as far as is known without asking."""
         if not self._parked:
             return None
-        return next((key for key in self.destination.parking_keys(item.event) if key in self._parked), None)
+        return next((key for key in self._keys(item) if key in self._parked), None)
+
+    def _keys(self, item: Item) -> Sequence[str]:
+        try:
+            return self.destination.parking_keys(item.event)
+        except Exception:  # noqa: BLE001  (a defect of a destination must not lose its events)
+            self._log.bug("a destination met a defect; its events are kept")
+            return ()
 
     def _park(self, item: Item, key: str, reason: str) -> None:
         item.loaded.parked(item.at, Parking(key, reason, self._wall()))
         if key not in self._parked:
-            self._parked[key] = self._clock() + self._settings.probe_interval
+            self._parked[key] = self._clock() + self._look_again_in(key)
             self._log.warning("events are parked", waits_for=key.partition(":")[0], reason=reason)
-            for waiting in [other for other in self._ready if key in self.destination.parking_keys(other.event)]:
+            for waiting in [other for other in self._ready if key in self._keys(other)]:
                 self._ready.remove(waiting)
                 waiting.loaded.parked(waiting.at, Parking(key, reason, self._wall()))
                 waiting.loaded.settle(self._later, hurried=False)
@@ -232,7 +251,10 @@ class Route:
     def _know_parked(self, parkings: Sequence[Parking]) -> None:
         """What is parked on the disk is looked after, whatever became of its key meanwhile."""
         for parking in parkings:
-            self._parked.setdefault(parking.key, self._clock() + self._settings.probe_interval)
+            self._parked.setdefault(parking.key, self._clock() + self._look_again_in(parking.key))
+
+    def _look_again_in(self, key: str) -> float:
+        return self._settings.backoff_max if key == _TROUBLED else self._settings.probe_interval
 
     def _probe_due(self, now: float) -> float | None:
         """Look after parked events whose time has come. Returns the seconds until the next look."""
@@ -244,6 +266,9 @@ class Route:
                 continue
             if due <= now and len(self._probing) < self.destination.concurrency:
                 self._probing.add(key)
+                if key == _TROUBLED:  # nothing but time can be asked
+                    self._probe_answered(key, True)
+                    continue
                 self.senders.probe(key, partial(self._probe_answered, key))
             else:
                 waits.append(max(0.0, due - now))
@@ -255,7 +280,7 @@ class Route:
     def _probed(self, key: str, may_go_on: bool) -> None:
         self._probing.discard(key)
         if not may_go_on:
-            self._parked[key] = self._clock() + self._settings.probe_interval
+            self._parked[key] = self._clock() + self._look_again_in(key)
             return
         self._parked.pop(key, None)
         self._log.info("parked events go on", waits_for=key.partition(":")[0])
@@ -281,11 +306,6 @@ class Route:
                 loaded.settle_rest(self._later)
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is in memory or in flight."""
-        return not (self._in_flight or self._ready or self._delayed or any(any(True for _ in w) for w in self._windows))
-
-    @property
     def stuck(self) -> bool:
         """Whether nothing can go on before a pause is over."""
         return self.health.allowed(self._clock()) == 0 and self._in_flight == 0
@@ -304,7 +324,6 @@ class Route:
     def _tell(self) -> None:
         for window in self._windows:
             self._note(window.spool)
-        self._changed()
 
     def _note(self, spool: Spool) -> None:
         said = msgspec.json.encode(self.health.condition)

@@ -29,7 +29,8 @@ class Senders:
 
     def start(self) -> None:
         for thread in self._threads:
-            thread.start()
+            if thread.ident is None:
+                thread.start()
 
     def send(self, events: Sequence[Event], then: Callable[[Sequence[Outcome]], None]) -> None:
         """Offer *events*; *then* is called with their outcomes from one of the threads."""

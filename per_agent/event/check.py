@@ -72,7 +72,7 @@ def new_meter_event(  # noqa: PLR0913  (the event's own fields, as the public su
     timestamp: object = None,
     metadata: Mapping[str, Any] | None = None,
     source_data: Any = None,
-    livemode: bool | None = None,
+    livemode: Any = None,
 ) -> MeterEvent:
     """A meter event, checked. *timestamp* None means *now*. Raises `InvalidEvent` with every problem named."""
     check = _Check()

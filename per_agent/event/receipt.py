@@ -83,6 +83,12 @@ class Progress:
                 self._resolve(*entry)
             self._futures = []
 
+    def orphan(self) -> None:
+        """In a forked child: what the parent waits for does not come about here, so nobody waits for it."""
+        self._changed = threading.Condition()  # the old one may be held by a thread that does not exist here
+        self._futures = []
+        self._closed = True
+
     def _resolve(
         self, reached: Callable[[], bool], loop: asyncio.AbstractEventLoop, future: "asyncio.Future[bool]"
     ) -> bool:

@@ -1,13 +1,14 @@
 """The durable queue of one process: the only thing that intake and courier share."""
 
-from per_agent.spool.adoption import abandoned, own
+from per_agent.spool.adoption import abandoned, own, still_there
 from per_agent.spool.audit import Lane, Snapshot, snapshots
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.folder import Claim
 from per_agent.spool.letters import DeadLetters, answer_requests
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking, Settlement
-from per_agent.spool.spooler import Source, Spool
+from per_agent.spool.spool import Spool
 from per_agent.spool.store import Store, Transaction
+from per_agent.spool.work import Source
 
 __all__ = [
     "Block",
@@ -28,4 +29,5 @@ __all__ = [
     "answer_requests",
     "own",
     "snapshots",
+    "still_there",
 ]

@@ -1,10 +1,13 @@
 """Which abandoned spools an agent may take: as its own when it starts, or to deliver what is in them.
 
 A spool whose pending events go to a destination that this agent does not have is left alone: it belongs to
-an agent with another configuration, or to one that is still to come.
+an agent with another configuration, or to one that is still to come. So is one that cannot be read, or is
+another user's: it must not keep the others from being looked after.
 """
 
+import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from per_agent.errors import SpoolError
@@ -12,28 +15,42 @@ from per_agent.spool import audit, folder
 from per_agent.spool.folder import Claim
 
 
-def own(data_dir: Path, lanes: Collection[str]) -> Claim:
-    """An abandoned spool, or a new one, for an agent with destinations *lanes*.
+def own(data_dir: Path, lanes: Collection[str], unusable: Collection[str] = ()) -> Claim:
+    """An abandoned spool other than those named *unusable*, or a new one, for an agent with destinations *lanes*.
 
     Raises `SpoolError` when the data folder cannot be used.
     """
     try:
         folder.prepare(data_dir)
-        return next(abandoned(data_dir, lanes), None) or folder.create(data_dir)
+        return next(abandoned(data_dir, lanes, unusable), None) or folder.create(data_dir)
     except OSError as error:
         raise SpoolError(f"{data_dir}: cannot keep a spool here: {error.strerror or error}") from error
 
 
-def abandoned(data_dir: Path, lanes: Collection[str]) -> Iterator[Claim]:
+def abandoned(data_dir: Path, lanes: Collection[str], unusable: Collection[str] = ()) -> Iterator[Claim]:
     """Take the spools that nobody holds and that *lanes* can drain, one by one as the iteration goes."""
     folder.sweep(data_dir)
     for place in folder.spools(data_dir):
+        if place.name in unusable:
+            continue
         taken = folder.claim(place)
         if taken is None:
             continue
-        if taken.id in audit.absorbed(data_dir):
-            taken.remove()  # its books were carried over by a process that died before it could do this
-        elif audit.pending(place).keys() <= set(lanes):
+        counted_elsewhere = audit.absorbed(data_dir)
+        pending = audit.pending(place)
+        if counted_elsewhere is None or pending is None:
+            taken.release()
+        elif taken.id in counted_elsewhere:
+            # Its books were carried over by a process that died before it could do this.
+            with suppress(OSError):
+                taken.remove()
+            taken.release()
+        elif pending.keys() <= set(lanes):
             yield taken
         else:
             taken.release()
+
+
+def still_there(data_dir: Path, spool: str) -> bool:
+    """Whether the folder of *spool* exists."""
+    return os.path.exists(data_dir / "spools" / spool)

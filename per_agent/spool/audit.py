@@ -4,6 +4,7 @@
 the books were written beside them, transaction by transaction.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -124,24 +125,37 @@ def read(folder: Path) -> Snapshot | None:
     return Snapshot(folder.name, folder, held(folder), used, lanes, absorbed)
 
 
-def pending(folder: Path) -> dict[str, int]:
-    """The events that the books of the spool in *folder* call pending, for each lane that has some."""
+def pending(folder: Path) -> dict[str, int] | None:
+    """The events that the books of the spool in *folder* call pending, for each lane that has some.
+
+    None when it cannot be told.
+    """
     try:
         with forks.section(), closing(_open(folder / FILE)) as database:
             every = {lane: _books(database, lane).pending for lane in _lanes(database)}
-    except (sqlite3.Error, FileNotFoundError):
-        return {}
+    except FileNotFoundError:
+        return {}  # claimed, and not yet made: its maker died in between
+    except sqlite3.Error as error:
+        return {} if "no such table" in str(error) else None
+    except (msgspec.MsgspecError, OSError):
+        return None
     return {lane: count for lane, count in every.items() if count}
 
 
-def absorbed(data_dir: Path) -> set[str]:
-    """The spools whose books are in another's, so that what is left of them counts no more."""
-    marks = set()
+def absorbed(data_dir: Path) -> set[str] | None:
+    """The spools whose books are in another's, so that what is left of them counts no more.
+
+    None when a spool cannot be asked at this moment. A damaged one is not waited for.
+    """
+    marks: set[str] = set()
     for folder in spools(data_dir):
         try:
             with forks.section(), closing(_open(folder / FILE)) as database:
                 marks |= {key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}"))}
-        except (sqlite3.Error, FileNotFoundError):
+        except sqlite3.OperationalError as error:
+            if folder.exists() and "no such table" not in str(error) and os.access(folder, os.W_OK):
+                return None
+        except (sqlite3.Error, OSError):
             continue
     return marks
 

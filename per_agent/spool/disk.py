@@ -85,7 +85,6 @@ class Disk:
         self._connection: sqlite3.Connection | None = None
         self.disconnect()
         self.connect()
-        self._read_back()
         self.get = self._cache.get
         self.set = self._cache.set
         self.delete = self._cache.delete
@@ -94,14 +93,25 @@ class Disk:
 
     def connect(self) -> None:
         """Open the connection, where it is not. diskcache would keep one for each thread, closable by it alone."""
-        if self._connection is None:
-            self._connection = sqlite3.connect(
-                self.file, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
-            self._cache._local = SimpleNamespace(pid=os.getpid(), con=self._connection)  # noqa: SLF001  (pinned)
+        if self._connection is not None:
+            return
+        connection = sqlite3.connect(
+            f"{self.file.absolute().as_uri()}?mode=rw",  # never made anew, in a folder that was deleted
+            uri=True,
+            timeout=_BUSY_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._cache._local = SimpleNamespace(pid=os.getpid(), con=connection)  # noqa: SLF001  (pinned)
+        try:
             for setting, value in _SETTINGS.items():
                 if setting.startswith("sqlite_"):
                     self._cache.reset(setting, value, update=False)
+            self._read_back()
+        except BaseException:
+            self.disconnect()
+            raise
+        self._connection = connection
 
     def disconnect(self) -> None:
         """Close the connection; `connect` opens another."""
@@ -130,7 +140,6 @@ class Disk:
             "disk_min_file_size": _IN_ROW,
         }
         if found != wanted:
-            self.disconnect()
             raise SpoolError(f"{self.file}: the database is not set up to be durable: {found}, wanted {wanted}")
 
     def keys(self, low: str, high: str, limit: int) -> list[str]:

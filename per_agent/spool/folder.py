@@ -13,7 +13,6 @@ agents take the others, deliver what is in them, and absorb their books. flock i
 file systems; so is SQLite's write-ahead log.
 """
 
-import errno
 import fcntl
 import os
 import shutil
@@ -22,26 +21,31 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from per_agent.errors import SpoolError
+from per_agent.spool import forks
+
 _LOCK: Final = "owner.lock"
 _GOING: Final = ".going"  # a folder's ending while it is being removed
 
 
 class Claim:
-    """A spool's folder, held. The lock lasts until `release`, or until the process ends."""
+    """A spool's folder, held. The lock lasts until `release`, or until the process ends; a fork does not inherit it.
 
-    __slots__ = ("_fd", "folder", "id")
+    `fresh`: whether the folder was made with it.
+    """
+
+    __slots__ = ("_fd", "folder", "fresh", "id")
 
     def __init__(self, folder: Path, fd: int) -> None:
         self.folder = folder
         self.id = folder.name
+        self.fresh = False
         self._fd = fd
 
     def release(self) -> None:
-        """Let go of the spool. Also right in a forked child, where it leaves the parent's lock alone."""
-        if self._fd >= 0:
-            # Closing, never LOCK_UN: after a fork the lock belongs to the parent's descriptor too.
-            os.close(self._fd)
-            self._fd = -1
+        """Let go of the spool, for good."""
+        forks.release_lock(self._fd)
+        self._fd = -1
 
     def remove(self) -> None:
         """Delete the spool's folder and let go of it. It disappears at once or not at all."""
@@ -71,24 +75,22 @@ def _folders(data_dir: Path) -> list[Path]:
 
 
 def claim(folder: Path) -> Claim | None:
-    """Take the spool in *folder*, or None when somebody holds it or it is gone."""
-    try:
-        fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except FileNotFoundError:
+    """Take the spool in *folder*, or None when somebody holds it, it is gone, or it is not ours to use."""
+    with forks.section():
+        try:
+            fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between open and flock the folder may have been removed; then the lock is on a file without a name.
+            if os.stat(folder / _LOCK).st_ino == os.fstat(fd).st_ino:
+                forks.own_lock(fd)
+                return Claim(folder, fd)
+        except OSError:
+            pass
+        os.close(fd)
         return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between open and flock the folder may have been removed; then the lock is on a file without a name.
-        if os.stat(folder / _LOCK).st_ino == os.fstat(fd).st_ino:
-            return Claim(folder, fd)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
-            os.close(fd)
-            raise
-    os.close(fd)
-    return None
 
 
 def held(folder: Path) -> bool:
@@ -108,8 +110,23 @@ def create(data_dir: Path) -> Claim:
         folder.mkdir(mode=0o700)
         taken = claim(folder)
         if taken is not None:
+            taken.fresh = True
             _sync_folder(parent)
             return taken
+        if not os.access(folder, os.W_OK) or _cannot_lock(folder):
+            raise SpoolError(f"{folder}: files cannot be locked here; is it on a network file system?")
+
+
+def _cannot_lock(folder: Path) -> bool:
+    """Whether the file system has no locks, which is not the same as that somebody else was faster."""
+    with open(folder / _LOCK, "a", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return False
 
 
 def prepare(data_dir: Path) -> None:

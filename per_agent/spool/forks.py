@@ -1,4 +1,4 @@
-"""No SQLite call is under way, and no connection open, while this process forks.
+"""No SQLite call is under way, and no connection open, while this process forks; its locks stay its own.
 
 SQLite keeps mutexes and a list of the locks it holds in the process's own memory. A child inherits both: a
 mutex that another thread held is locked for ever, and a file that the parent had open counts as locked by
@@ -33,6 +33,7 @@ class _Gate:
         self._inside = 0
         self._forking = False
         self.connections: weakref.WeakSet[Closable] = weakref.WeakSet()
+        self.locks: set[int] = set()
 
     def enter(self) -> None:
         with self._changed:
@@ -62,6 +63,10 @@ class _Gate:
             self._changed.notify_all()
 
     def after_fork_in_child(self) -> None:
+        for descriptor in self.locks:
+            # Only closed, never unlocked: the lock belongs to the parent's descriptor too.
+            os.close(descriptor)
+        self.locks.clear()
         self._changed = threading.Condition()  # the old one may be held by a thread that does not exist here
         self._inside = 0
         self._forking = False
@@ -87,6 +92,18 @@ def section() -> Iterator[None]:
         yield
     finally:
         _gate.leave()
+
+
+def own_lock(descriptor: int) -> None:
+    """Have *descriptor*, which holds a file lock of this process, closed in forked children. To be called in a section."""
+    _gate.locks.add(descriptor)
+
+
+def release_lock(descriptor: int) -> None:
+    """Close *descriptor* and so let go of its lock; nothing where a fork has closed it already."""
+    if descriptor in _gate.locks:
+        _gate.locks.discard(descriptor)
+        os.close(descriptor)
 
 
 def watch(connection: Closable) -> None:

@@ -21,7 +21,7 @@ from per_agent.event import Progress
 from per_agent.settings import IntakeSettings, SpoolSettings
 from per_agent.spool import audit, folder
 from per_agent.spool.records import FiledLetter
-from per_agent.spool.spooler import Spool
+from per_agent.spool.spool import Spool
 from per_agent.spool.store import Transaction
 
 _ANSWER_TIMEOUT: Final = 15.0  # seconds; a holder looks every second, and may be busy with a slow disk
@@ -80,7 +80,7 @@ class DeadLetters:
 
 def _change_abandoned(taken: folder.Claim, request: _Request) -> int:
     spool = Spool(
-        lambda: taken, None, Progress(lambda: None), intake=IntakeSettings(), settings=SpoolSettings()
+        lambda _: taken, None, Progress(lambda: None), intake=IntakeSettings(), settings=SpoolSettings()
     )
     spool.start()
     try:
@@ -114,8 +114,8 @@ def answer_requests(place: Path, post: Callable[[Callable[[Transaction], Any], C
     """The holder's side: have *post* make the changes that are asked for in the spool's folder."""
     try:
         names = os.listdir(place / _REQUESTS)
-    except FileNotFoundError:
-        return
+    except OSError:
+        return  # nobody ever asked, or it is another user's folder, which cannot be answered
     for name in names:
         asked = place / _REQUESTS / name
         if asked.suffix != ".ask":
@@ -124,7 +124,7 @@ def answer_requests(place: Path, post: Callable[[Callable[[Transaction], Any], C
         try:
             os.rename(asked, taken)  # so that the next look does not find it again
             request = msgspec.json.decode(taken.read_bytes(), type=_Request)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError):
             continue
 
         def answer(changed: int, taken: Path = taken) -> None:

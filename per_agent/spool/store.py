@@ -18,6 +18,7 @@ Keys::
     l/<lane>/q/<block>       a damaged block, set aside as it was found, after the number of events lost with it
 """
 
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,10 +26,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+import diskcache
 import msgspec
 
 from per_agent.books import Books
-from per_agent.errors import SpoolCorrupt
+from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import block as blocks
 from per_agent.spool import forks
 from per_agent.spool.block import Block, BlockId
@@ -45,13 +47,21 @@ _letter_of = msgspec.msgpack.Decoder(DeadLetter).decode
 _parking_of = msgspec.msgpack.Decoder(Parking).decode
 
 
+STORAGE_TROUBLE: Final = (sqlite3.Error, diskcache.Timeout, OSError, SpoolError)
+"""What the disk may answer: nothing has changed, and trying again may help."""
+
+
 class Store:
-    """One spool's database. Raises `SpoolError` when it cannot be opened."""
+    """One spool's database. Raises one of `STORAGE_TROUBLE` when it cannot be opened."""
 
     def __init__(self, folder: Path) -> None:
         with forks.section():
             self._disk = Disk(folder)
-            self._read()
+            try:
+                self._read()
+            except msgspec.MsgspecError as error:
+                self._disk.disconnect()
+                raise SpoolCorrupt(f"{folder}: the books cannot be read: {error}") from error
         self.bytes_used = self._disk.bytes_used
         self.in_place = self._disk.in_place
 
@@ -60,6 +70,7 @@ class Store:
         # lay in the same place before.
         self.seq = int.from_bytes(self._disk.get(_SEQ) or b"", "big") or int(time.time() * 1000)
         self.books: dict[str, Books] = {lane: self._read_books(lane) for lane in self._lanes()}
+        self.marks = frozenset(key[2:] for key in self._disk.keys("a/", f"a/{_END}", -1))
 
     def _lanes(self) -> Iterator[str]:
         low = "l/"

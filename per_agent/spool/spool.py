@@ -1,0 +1,197 @@
+"""`Spool`: one spool in use, as intake, courier and agent see it."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from per_agent.books import Books
+from per_agent.errors import SpoolError
+from per_agent.event import Progress, Receipt
+from per_agent.settings import IntakeSettings, SpoolSettings
+from per_agent.spool.block import Block, BlockId
+from per_agent.spool.folder import Claim
+from per_agent.spool.records import Settlement
+from per_agent.spool.spooler import Spooler, nothing
+from per_agent.spool.store import Store, Transaction
+from per_agent.spool.work import Head, Source, Work
+
+
+class Spool:
+    """One spool in use: the folder's lock, the database and the thread that owns it.
+
+    Threads: every method may be called from any thread; callbacks come from the spooler's own, and must not
+    block. Forks: a child must make another; it has neither the thread nor the lock.
+
+    Args:
+        claim: gives the folder, other than those named, which could not be opened.
+        source: where new events come from; None for an adopted spool.
+        progress: closed when the spool ends, and told of each commit where *committed* is not given.
+    """
+
+    def __init__(  # noqa: PLR0913  (its parts, all keyword-only where they are settings)
+        self,
+        claim: Callable[[frozenset[str]], Claim],
+        source: Source | None,
+        progress: Progress,
+        *,
+        intake: IntakeSettings,
+        settings: SpoolSettings,
+        clock: Callable[[], float] = time.time,
+        committed: Callable[[], None] | None = None,
+    ) -> None:
+        self._spooler = Spooler(
+            claim,
+            source,
+            progress,
+            intake=intake,
+            settings=settings,
+            clock=clock,
+            committed=committed or progress.announce,
+        )
+        self._inbox = self._spooler.inbox
+        self._thread = threading.Thread(target=self._spooler.run, name="per_agent spooler", daemon=True)
+
+    # Life
+
+    def start(self) -> None:
+        """Start the thread, which opens the spool. Returns at once."""
+        self._thread.start()
+
+    def wait_opened(self, timeout: float | None = None) -> None:
+        """Wait until the spool is open. Raises `SpoolError` when the first try failed (it goes on trying)."""
+        self._spooler.opened.result(timeout)
+
+    def stop(self, timeout: float | None) -> bool:
+        """Store all that was accepted, release the spool and end the thread. False when time ran out first."""
+        self._ask_to_stop(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def store_here(self, timeout: float) -> None:
+        """Store all that was accepted in the calling thread: where no thread could be started."""
+        self._ask_to_stop(timeout)
+        self._spooler.run()
+
+    def retire(self) -> Claim | None:
+        """Ask a drained spool to end; once it has, the claim: its folder stays held. None until then."""
+        self._spooler.keeps_claim = True
+        self._ask_to_stop(None)
+        return None if self._thread.is_alive() else self._spooler.held
+
+    def _ask_to_stop(self, timeout: float | None) -> None:
+        self._spooler.deadline = None if timeout is None else time.monotonic() + timeout
+        self._spooler.stop.set()
+        self._inbox.put(None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread was started and has not ended."""
+        return self._thread.is_alive()
+
+    # Questions and changes
+
+    def wake(self) -> None:
+        """Look for something to do. Takes no lock and makes no system call that could wait."""
+        if not self._spooler.woken:
+            self._spooler.woken = True
+            self._inbox.put(None)
+
+    def head(self, lane: str, after: BlockId | None, limit: int, reply: Callable[[list[Block]], None]) -> None:
+        """Ask for up to *limit* blocks of *lane* that follow *after*, oldest first.
+
+        *reply* is called with at least one block: at once, or when there is one. A later question for the
+        same lane takes the place of one that is still open.
+        """
+        self._inbox.put(Head(lane, after, limit, reply))
+
+    def settle(
+        self, block: Block, what: Settlement, then: Callable[[], None], *, hurried: bool = False
+    ) -> None:
+        """Take events out of *block*, with the next commit; *then* is called after it. *hurried*: do not linger."""
+        spooler = self._spooler
+
+        def settled(_: object) -> None:
+            spooler.tell_ticket(block, what)
+            then()
+
+        self._inbox.put(Work(lambda changes: changes.settle(block, what), settled, spooler.bug, hurried=hurried))
+
+    def post(self, change: Callable[[Transaction], Any], then: Callable[[Any], None] = nothing) -> None:
+        """Make *change* with the next commit; *then* is called with its result after it."""
+        self._inbox.put(Work(change, then, self._spooler.bug, stirs=True))
+
+    def run(self, change: Callable[[Transaction], Any], timeout: float | None = None) -> Any:
+        """Make *change* and return its result once it is committed. Raises what it raised, or `TimeoutError`."""
+        done: Future[Any] = Future()
+        self._inbox.put(Work(change, done.set_result, done.set_exception, stirs=True, hurried=True))
+        if self._spooler.ended:
+            raise SpoolError("the spool is closed")
+        return done.result(timeout)
+
+    def look(self, question: Callable[[Store], Any], timeout: float | None = None) -> Any:
+        """What *question* finds in the store, asked in the spooler's thread between two commits."""
+        return self.run(self._asking(question), timeout)
+
+    def post_look(self, question: Callable[[Store], Any], then: Callable[[Any], None]) -> None:
+        """As `look`, without waiting: *then* is called with the answer."""
+        self._inbox.put(Work(self._asking(question), then, self._spooler.bug))
+
+    def _asking(self, question: Callable[[Store], Any]) -> Callable[[Transaction], Any]:
+        def ask(_: Transaction) -> Any:
+            assert self._spooler.store is not None
+            return question(self._spooler.store)
+
+        return ask
+
+    # State
+
+    @property
+    def id(self) -> str:
+        """The spool's name; empty until it is open."""
+        held = self._spooler.held
+        return "" if held is None or self._spooler.store is None else held.id
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the spool lies; None until it is open."""
+        held = self._spooler.held
+        return None if held is None or self._spooler.store is None else held.folder
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps the spool from committing, or None."""
+        return self._spooler.trouble
+
+    @property
+    def commits(self) -> int:
+        """How often something changed on the disk."""
+        return self._spooler.commits
+
+    @property
+    def books(self) -> dict[str, Books]:
+        """The committed books of each lane."""
+        store = self._spooler.store
+        return {} if store is None else dict(store.books)
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """The spools that were absorbed into this one, and whose folders were not known to be gone when it was opened."""
+        store = self._spooler.store
+        return frozenset() if store is None else store.marks
+
+    def in_memory(self) -> dict[str, int]:
+        """For each lane, the events that were taken from the source and are not yet committed."""
+        counts: Counter[str] = Counter()
+        for receipt in tuple(self._spooler.carried):
+            counts.update(receipt._lanes)  # noqa: SLF001  (the spool's side of a receipt)
+        return dict(counts)
+
+    def newest_in_memory(self) -> Receipt | None:
+        """The receipt of the last event that was taken from the source and is not yet committed."""
+        carried = self._spooler.carried
+        return carried[-1] if carried else None

@@ -1,0 +1,70 @@
+"""What the spooler is given: new events from a source, changes to make, and questions about a lane."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from per_agent.errors import PerAgentError
+from per_agent.event import Receipt
+from per_agent.spool.block import Block, BlockId
+from per_agent.spool.store import Transaction
+
+
+class Source(Protocol):
+    """Where new events come from. Called from the spooler's thread only."""
+
+    def take(self, limit: int) -> list[Receipt]:
+        """Up to *limit* receipts in the order in which they were accepted; they are ours from then on."""
+        ...
+
+    def take_dropped(self) -> dict[str, int]:
+        """For each lane, the events that were given up under the overflow policy since the last call."""
+        ...
+
+    def waiting(self) -> int: ...
+
+    def wake_at(self, count: int | None) -> None:
+        """Call `Spool.wake` when *count* receipts wait; None: not at all."""
+        ...
+
+    def refuse(self, reason: PerAgentError | None) -> None:
+        """Take no more events in, for *reason*, by the overflow policy; None: go on."""
+        ...
+
+    def seal(self) -> None:
+        """Take no more events in, ever."""
+        ...
+
+
+class Work:
+    """One change of the spool, and whom to tell: `then` after the commit, `fail` when it cannot be made."""
+
+    __slots__ = ("apply", "fail", "hurried", "stirs", "then")
+
+    def __init__(
+        self,
+        apply: Callable[[Transaction], Any],
+        then: Callable[[Any], None],
+        fail: Callable[[BaseException], None],
+        *,
+        stirs: bool = False,
+        hurried: bool = False,
+    ) -> None:
+        self.apply = apply
+        self.then = then
+        self.fail = fail
+        self.stirs = stirs  # whether blocks may have appeared that are not new events
+        self.hurried = hurried  # whether somebody waits, so that lingering would hold them up
+
+
+class Head:
+    """A courier's question for the blocks of a lane that follow `after`; answered when there are some."""
+
+    __slots__ = ("after", "lane", "limit", "reply")
+
+    def __init__(
+        self, lane: str, after: BlockId | None, limit: int, reply: Callable[[list[Block]], None]
+    ) -> None:
+        self.lane = lane
+        self.after = after
+        self.limit = limit
+        self.reply = reply
