@@ -47,7 +47,7 @@ class Bench:
         self.data_dir = data_dir
         self.progress = Progress(self._wake)
         self.intake = Intake(intake, self.progress, self._wake)
-        self.spool = Spool(lambda: own(data_dir, lanes), self.intake, self.progress, intake=intake, settings=settings)
+        self.spool = Spool(lambda unusable: own(data_dir, lanes, unusable), self.intake, self.progress, intake=intake, settings=settings)
         self.replies: list[list[Block]] = []
         self._n = 0
 
@@ -536,7 +536,7 @@ if {heals}:
     assert spool.spool.stop(30)
     print(on_disk(spool.data_dir)["a"].as_dict())
 else:
-    assert not spool.spool.stop(0.5) or spool.intake.waiting() + len(spool.spool._carried) == 55
+    assert not spool.spool.stop(0.5) or spool.intake.waiting() + sum(spool.spool.in_memory().values()) == 55
     print("stopped")
 """
 
@@ -840,7 +840,7 @@ def retired(bench, tmp_path) -> folder.Claim:
     assert spool.add().stored(30)
     (block,) = spool.ask()
     spool.settle(block, delivered=[0])
-    claim = spool.spool.retire()
+    claim = until(spool.spool.retire)
     assert folder.held(claim.folder), "the folder stays held"
     return claim
 

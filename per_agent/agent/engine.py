@@ -144,7 +144,7 @@ class Engine:
         return newest is None or newest.stored(_left(deadline))
 
     def _delivered_through(self, seq: int, deadline: float | None) -> bool:
-        if any(books.pending for spool in self._adopted for books in spool.books.values()):
+        if any(not spool.id or any(b.pending for b in spool.books.values()) for spool in self._adopted):
             return False
 
         def pending(store: Store) -> bool:
@@ -153,7 +153,8 @@ class Engine:
         return not self.spool.look(pending, _left(deadline))
 
     def _commits(self) -> int:
-        return sum(spool.commits for spool in (*self._adopted, self.spool))
+        """A number that changes when something was committed, or an adopted spool was opened."""
+        return sum(spool.commits + bool(spool.id) for spool in (*self._adopted, self.spool))
 
     def _changed_since(self, commits: int) -> bool:
         return self._commits() != commits

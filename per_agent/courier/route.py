@@ -135,15 +135,22 @@ class Route:
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _send_next(self) -> None:
-        # While the destination is in trouble one event is enough to find out.
-        size = self.destination.batch if self.health.open else 1
-        items = [self._ready.popleft() for _ in range(min(size, len(self._ready)))]
+        if self.health.open:
+            items = [self._ready.popleft() for _ in range(min(self.destination.batch, len(self._ready)))]
+        else:
+            items = [self._next_to_find_out()]
         epoch, alone = self.health.epoch, not self.health.open
         self._in_flight += 1
         self.senders.send(
             [item.event for item in items],
             lambda outcomes: self._later(lambda: self._sent(items, outcomes, epoch, alone=alone)),
         )
+
+    def _next_to_find_out(self) -> Item:
+        """While the destination is in trouble one event is enough to find out: one that did not fail before."""
+        fresh = next((item for item in self._ready if item.seen_successes < 0), self._ready[0])
+        self._ready.remove(fresh)
+        return fresh
 
     def _sent(
         self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, *, alone: bool
@@ -185,7 +192,7 @@ class Route:
         """Offer *items* again: in their order at the head, but one that failed alone lets others try first."""
         for item in reversed(items):
             others_went = item.seen_successes not in (-1, self._successes)
-            item.seen_successes = self._successes
+            self._note_failure(item)
             if others_went and item.own_troubles >= _OWN_TROUBLES:
                 self._park(item, _TROUBLED, "keeps failing while others are delivered; tried again from time to time")
             elif others_went:
@@ -194,6 +201,11 @@ class Route:
                 self._ready.append(item)
             else:
                 self._ready.appendleft(item)
+
+    def _note_failure(self, item: Item) -> None:
+        if item.seen_successes < 0:
+            item.loaded.failed += 1
+        item.seen_successes = self._successes
 
     def _delay(self, item: Item) -> None:
         item.own_troubles += 1
@@ -206,7 +218,7 @@ class Route:
             self._bury(item, "refused by the destination", reason)
             return True
         if item.seen_successes < 0:
-            item.seen_successes = self._successes
+            self._note_failure(item)
         if item.attempts < self._settings.refusal_attempts:
             return False
         if self._successes > item.seen_successes:

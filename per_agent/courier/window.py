@@ -2,8 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from typing import Final
+
 from per_agent.event import Event
 from per_agent.spool import Block, BlockId, DeadLetter, Parking, Settlement, Spool
+
+
+_STRETCH: Final = 32  # times the size that a window may grow to for blocks that failed
 
 
 class Item:
@@ -26,12 +31,13 @@ class Loaded:
     At most one settlement is under way at a time; what is decided meanwhile goes into the next.
     """
 
-    __slots__ = ("_busy", "_dead", "_delivered", "_parked", "block", "left", "window")
+    __slots__ = ("_busy", "_dead", "_delivered", "_parked", "block", "failed", "left", "window")
 
     def __init__(self, window: "Window", block: Block) -> None:
         self.window = window
         self.block = block
         self.left = sum(1 for _ in block.pending())  # events whose settlement is not committed
+        self.failed = 0  # events that failed at least once
         self._busy = False
         self._delivered: list[int] = []
         self._dead: list[tuple[int, DeadLetter]] = []
@@ -98,7 +104,13 @@ class Window:
 
     @property
     def full(self) -> bool:
-        return len(self._loaded) >= self._size
+        """Whether no more blocks are to be read.
+
+        A block of which every event has failed does not count, up to a bound: some poison events must not
+        keep all others from being tried, which looks like an outage as long as nobody else is asked.
+        """
+        steady = sum(1 for loaded in self._loaded.values() if loaded.failed < loaded.left)
+        return steady >= self._size or len(self._loaded) >= self._size * _STRETCH
 
     def ask(self) -> None:
         """Ask the spool for more blocks, as many as there is room for."""
@@ -107,7 +119,7 @@ class Window:
         self._asking = True
         turn = self._turn
         # After a rewind the blocks in memory come along once more, and are passed over.
-        limit = self._size - len(self._loaded) if self._after is not None else self._size + len(self._loaded)
+        limit = self._size if self._after is not None else self._size + len(self._loaded)
         self.spool.head(self._lane, self._after, limit, lambda blocks: self._arrived(self, turn, blocks))
 
     def take(self, turn: int, blocks: list[Block]) -> list[Loaded]:

@@ -118,6 +118,8 @@ def read(folder: Path) -> Snapshot | None:
             absorbed = tuple(key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}")))
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise SpoolError(f"{folder}: cannot be read: {error.strerror}; it is another user's") from error
     except sqlite3.Error as error:
         if not file.exists() or "no such table" in str(error):
             return None  # it is being made, or was removed just now
