@@ -94,7 +94,7 @@ _choosing = threading.Lock()
 
 def configure(agent: Agent | None = None, **arguments: Any) -> Agent:
     """Set the default agent: *agent*, or a new one made with `Agent`'s *arguments*. Closes the one before."""
-    global _default  # noqa: PLW0603  (the one default agent of the process is what this sets)
+    global _default
     if agent is not None and arguments:
         raise ConfigError("configure takes an agent, or the arguments to make one, not both")
     with _choosing:

@@ -94,7 +94,7 @@ class Backoff:
         return min(self.uniform(longest * _FLOOR, longest), longest)  # uniform() may round up past its end
 
 
-class Stopped(Exception):  # noqa: N818  (not an error: it is how a wait is left when the agent stops)
+class Stopped(Exception):
     """The stop event was set: the wait was left, and nothing more is to be tried.
 
     Not a `PerAgentError`: it never reaches a caller, and an `except PerAgentError` must not swallow it.

@@ -12,7 +12,9 @@ data_dir = sys.argv[1]
 """
 
 
-def run(program: str, data_dir: Path, *arguments: str, timeout: float = 60, python: str = sys.executable) -> str:
+def run(
+    program: str, data_dir: Path, *arguments: str, timeout: float = 60, python: str = sys.executable
+) -> str:
     """Run *program* (after `PRELUDE`) to its end. Gives its stdout; fails when it says anything on stderr."""
     done = start(program, data_dir, *arguments, python=python)
     out, err = done.communicate(timeout=timeout)
@@ -21,7 +23,9 @@ def run(program: str, data_dir: Path, *arguments: str, timeout: float = 60, pyth
     return out
 
 
-def start(program: str, data_dir: Path, *arguments: str, python: str = sys.executable) -> subprocess.Popen[str]:
+def start(
+    program: str, data_dir: Path, *arguments: str, python: str = sys.executable
+) -> subprocess.Popen[str]:
     code = textwrap.dedent(PRELUDE) + textwrap.dedent(program)
     return subprocess.Popen(
         [python, "-W", "error", "-c", code, str(data_dir), *arguments],

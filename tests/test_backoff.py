@@ -71,7 +71,9 @@ def test_every_form_of_http_date_is_seconds_from_now(header, expected):
     assert retry_after(header, NOW) == expected
 
 
-@given(st.one_of(st.text(), st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,5} [A-Z][a-z]{2} [0-9:+ -]{0,30}[A-Z]{0,4}")))
+@given(
+    st.one_of(st.text(), st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,5} [A-Z][a-z]{2} [0-9:+ -]{0,30}[A-Z]{0,4}"))
+)
 @example("Mon, 1 Jan 99999 00:00:00 GMT")
 @example("Mon, 1 Jan 0 00:00:00 GMT")
 @example("(" * 60)
@@ -94,7 +96,9 @@ def test_a_clock_that_is_no_number_gives_no_wait():
 # Backoff
 
 
-@given(attempt=st.integers(min_value=-5, max_value=10**12), initial=seconds, ceiling=seconds, seed=st.integers())
+@given(
+    attempt=st.integers(min_value=-5, max_value=10**12), initial=seconds, ceiling=seconds, seed=st.integers()
+)
 def test_a_wait_lies_between_a_tenth_and_the_whole_of_the_exponential(attempt, initial, ceiling, seed):
     backoff = Backoff(initial=initial, ceiling=ceiling, uniform=random.Random(seed).uniform)
     widest = min(initial * 2.0 ** min(max(attempt - 1, 0), 1000), ceiling)
@@ -104,7 +108,11 @@ def test_a_wait_lies_between_a_tenth_and_the_whole_of_the_exponential(attempt, i
 
 
 @given(
-    after=st.floats(allow_nan=False), attempt=st.integers(min_value=1), cap=seconds, initial=seconds, seed=st.integers()
+    after=st.floats(allow_nan=False),
+    attempt=st.integers(min_value=1),
+    cap=seconds,
+    initial=seconds,
+    seed=st.integers(),
 )
 def test_what_the_upstream_asked_for_is_waited_out_and_little_more(after, attempt, cap, initial, seed):
     backoff = Backoff(initial=initial, retry_after_ceiling=cap, uniform=random.Random(seed).uniform)
@@ -190,7 +198,10 @@ def test_a_stop_leaves_a_long_retry_at_once_and_without_another_attempt():
         raise OSError("the disk says no")
 
     retrying = tenacity.Retrying(
-        wait=tenacity.wait_fixed(100), stop=tenacity.stop_after_attempt(5), sleep=interruptible(stop), reraise=True
+        wait=tenacity.wait_fixed(100),
+        stop=tenacity.stop_after_attempt(5),
+        sleep=interruptible(stop),
+        reraise=True,
     )
     with pytest.raises(Stopped):
         retrying(fail)

@@ -17,7 +17,10 @@ PACKED = pack([b"first event", b"", b"third event"], 1_700_000_000.5)
 ids = st.builds(BlockId, st.integers(0, 2**48 - 1), st.integers(0, 2**48 - 1))
 
 
-@given(st.lists(st.binary(max_size=300), min_size=1, max_size=50), st.integers(0, 10**13).map(lambda ms: ms / 1000))
+@given(
+    st.lists(st.binary(max_size=300), min_size=1, max_size=50),
+    st.integers(0, 10**13).map(lambda ms: ms / 1000),
+)
 def test_a_block_comes_back_as_it_was_packed(events, made_at):
     packed = pack(events, made_at)
     found, when = unpack(packed)

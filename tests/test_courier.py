@@ -34,7 +34,12 @@ def users(events) -> list[str]:
 
 def books_of(agent: Agent, name: str = "memory") -> Books:
     """The books, balanced, and recounted from the blocks and letters themselves."""
-    assert [problem for one in snapshots(agent.data_dir) for lane in one.lanes.values() for problem in lane.problems] == []
+    assert [
+        problem
+        for one in snapshots(agent.data_dir)
+        for lane in one.lanes.values()
+        for problem in lane.problems
+    ] == []
     books = agent.books()[name]
     assert books.balanced
     return books
@@ -113,9 +118,19 @@ def test_each_outcome_leads_where_it_should(tmp_path, script, books, attempts):
 def test_an_event_goes_as_it_was_recorded(tmp_path):
     destination = MemoryDestination()
     with Agent(tmp_path, [destination]) as agent:
-        agent.add_meter_event("api.calls", customer_id="c", value="0.10", metadata={"a": [1]}, timestamp=5, livemode=False, identifier="own")
+        agent.add_meter_event(
+            "api.calls",
+            customer_id="c",
+            value="0.10",
+            metadata={"a": [1]},
+            timestamp=5,
+            livemode=False,
+            identifier="own",
+        )
         assert agent.flush(30)
-    assert destination.received == [MeterEvent("own", "api.calls", "c", "0.10", 5.0, None, '{"a":[1]}', None, False)]
+    assert destination.received == [
+        MeterEvent("own", "api.calls", "c", "0.10", 5.0, None, '{"a":[1]}', None, False)
+    ]
 
 
 def test_a_refused_event_is_in_the_dead_letters_with_the_reason_and_its_receipt_says_so(tmp_path):
@@ -337,7 +352,9 @@ def test_a_pause_is_said_and_so_is_its_end(tmp_path, caplog):
         add(agent)
         assert agent.flush(30)
     lines = [record.getMessage() for record in caplog.records]
-    assert sum("in trouble" in line and "connection refused" in line for line in lines) == 1, "once, not at each attempt"
+    assert sum("in trouble" in line and "connection refused" in line for line in lines) == 1, (
+        "once, not at each attempt"
+    )
     assert sum("well again" in line for line in lines) == 1
 
 
@@ -374,7 +391,9 @@ def test_no_more_requests_are_in_flight_than_the_destination_allows(tmp_path, co
 def test_a_burst_of_trouble_in_the_middle_of_batches_delivers_each_event_once(tmp_path):
     script = ([Delivered()] * 5 + [Retry("down")] + [Delivered()] * 3 + [Refused("bad")]) * 20
     destination = MemoryDestination(script, batch=8, concurrency=3)
-    with Agent(tmp_path, [destination], intake=IntakeSettings(linger=0.0, block_events=9), delivery=QUICK) as agent:
+    with Agent(
+        tmp_path, [destination], intake=IntakeSettings(linger=0.0, block_events=9), delivery=QUICK
+    ) as agent:
         for n in range(150):
             add(agent, n)
         assert agent.flush(60)
@@ -430,7 +449,13 @@ class RecordingSpool:
 
 
 def block(seq: int, count: int = 1, settled: int = 0) -> Block:
-    return Block("memory", BlockId(seq), [encode(Activity(f"{seq}-{n}", "a", "u", "t", 1.0)) for n in range(count)], 1.0, settled)
+    return Block(
+        "memory",
+        BlockId(seq),
+        [encode(Activity(f"{seq}-{n}", "a", "u", "t", 1.0)) for n in range(count)],
+        1.0,
+        settled,
+    )
 
 
 @pytest.fixture
@@ -463,7 +488,11 @@ def test_one_settlement_of_a_block_is_under_way_at_a_time_and_the_next_takes_all
     spool.settled[0][1]()
     assert len(spool.settled) == 2
     what = spool.settled[1][0]
-    assert (what.delivered, [at for at, _ in what.dead], [ats for _, ats in what.parked]) == ([1, 2], [3], [[4]])
+    assert (what.delivered, [at for at, _ in what.dead], [ats for _, ats in what.parked]) == (
+        [1, 2],
+        [3],
+        [[4]],
+    )
     loaded.delivered(5)
     assert list(window) == [loaded]
     spool.settled[1][1]()
@@ -537,7 +566,12 @@ def test_parked_events_are_pending_and_hold_up_no_others(tmp_path):
 def test_parked_events_wait_on_the_disk_and_not_in_memory(tmp_path):
     parked = {f"u-{n}": Parked("meter:a", "asleep") for n in range(100)}
     destination = Picky(parked, probes=itertools.repeat(False))
-    with Agent(tmp_path, [destination], intake=SINGLE, delivery=DeliverySettings(window_blocks=2, probe_interval=60.0)) as agent:
+    with Agent(
+        tmp_path,
+        [destination],
+        intake=SINGLE,
+        delivery=DeliverySettings(window_blocks=2, probe_interval=60.0),
+    ) as agent:
         for n in range(100):
             add(agent, n)
         assert add(agent, "well").delivered(30), "a window full of parked events would never come to this one"
@@ -545,10 +579,18 @@ def test_parked_events_wait_on_the_disk_and_not_in_memory(tmp_path):
 
 
 def test_parked_events_are_probed_and_delivered_after_a_restart(tmp_path):
-    with Agent(tmp_path, [MemoryDestination([Parked("meter:a", "asleep")] * 5, probes=itertools.repeat(False))], delivery=QUICK) as agent:
+    with Agent(
+        tmp_path,
+        [MemoryDestination([Parked("meter:a", "asleep")] * 5, probes=itertools.repeat(False))],
+        delivery=QUICK,
+    ) as agent:
         for n in range(5):
             add(agent, n)
-        until(lambda: [snapshot.lanes["memory"].parked for snapshot in snapshots(tmp_path) if snapshot.lanes] == [5])
+        until(
+            lambda: (
+                [snapshot.lanes["memory"].parked for snapshot in snapshots(tmp_path) if snapshot.lanes] == [5]
+            )
+        )
     destination = MemoryDestination(probes=[False, True])
     with Agent(tmp_path, [destination], delivery=QUICK) as agent:
         assert agent.flush(30)
@@ -565,7 +607,9 @@ def test_many_keys_park_and_go_on_each_by_its_own_probe(tmp_path):
             super().probe(key)
             awake = len(self.probed) > 20
             if awake:
-                for user in [user for user, outcome in self.own.items() if getattr(outcome, "key", None) == key]:
+                for user in [
+                    user for user, outcome in self.own.items() if getattr(outcome, "key", None) == key
+                ]:
                     self.own[user] = Delivered()
             return awake
 
@@ -604,7 +648,13 @@ def upstream_error(_):
 
 @pytest.mark.parametrize(
     "defect",
-    [raises, upstream_error, lambda events: [], lambda events: [Delivered()] * (len(events) + 1), lambda events: None],
+    [
+        raises,
+        upstream_error,
+        lambda events: [],
+        lambda events: [Delivered()] * (len(events) + 1),
+        lambda events: None,
+    ],
     ids=["raises", "raises ours", "too few outcomes", "too many outcomes", "no outcomes"],
 )
 def test_a_defect_in_a_destination_loses_and_doubles_nothing(tmp_path, defect):
@@ -634,7 +684,11 @@ def test_a_defect_in_a_probe_keeps_events_parked_until_the_next(tmp_path):
 def test_bytes_that_this_version_cannot_read_go_to_the_dead_letters_and_hold_nothing_up(tmp_path):
     with Agent(tmp_path, [MemoryDestination([Halt("wrong token")])]) as agent:
         add(agent).stored(30)
-        agent._engine.spool.run(lambda changes: changes.append(("memory",), [b"from the future", encode(Activity("x", "a", "u-x", "t", 1.0))], 1.0))
+        agent._engine.spool.run(
+            lambda changes: changes.append(
+                ("memory",), [b"from the future", encode(Activity("x", "a", "u-x", "t", 1.0))], 1.0
+            )
+        )
     destination = MemoryDestination()
     with Agent(tmp_path, [destination]) as agent:
         assert agent.flush(30)
@@ -672,12 +726,18 @@ def test_each_kind_of_event_goes_to_the_destinations_that_take_it(tmp_path):
         assert [type(event) for event in activities.received] == [Activity]
         assert [type(event) for event in meters.received] == [MeterEvent]
         assert {type(event) for event in both.received} == {Activity, MeterEvent}
-        assert [books_of(agent, name) for name in ("activities", "meters", "both")] == [Books(1, 1), Books(1, 1), Books(2, 2)]
+        assert [books_of(agent, name) for name in ("activities", "meters", "both")] == [
+            Books(1, 1),
+            Books(1, 1),
+            Books(2, 2),
+        ]
 
 
 def test_two_destinations_settle_independently_of_each_other(tmp_path):
     one = MemoryDestination(name="one", takes=frozenset({Activity}))
-    other = MemoryDestination(itertools.repeat(Halt("wrong token")), name="other", takes=frozenset({MeterEvent}))
+    other = MemoryDestination(
+        itertools.repeat(Halt("wrong token")), name="other", takes=frozenset({MeterEvent})
+    )
     with Agent(tmp_path, [one, other], delivery=QUICK) as agent:
         waiting = agent.add_meter_event("api.calls", customer_id="c", value=1)
         assert add(agent).delivered(30)
@@ -701,7 +761,9 @@ def test_an_event_for_two_destinations_is_delivered_when_both_have_it(tmp_path):
 
 
 def test_an_event_that_one_of_two_destinations_refused_says_which(tmp_path):
-    with Agent(tmp_path, [MemoryDestination(name="well"), MemoryDestination([Refused("bad")], name="picky")]) as agent:
+    with Agent(
+        tmp_path, [MemoryDestination(name="well"), MemoryDestination([Refused("bad")], name="picky")]
+    ) as agent:
         receipt = add(agent)
         assert agent.flush(30)
         with pytest.raises(RefusedError) as caught:

@@ -29,7 +29,9 @@ def _books_by_command(data_dir: Path) -> subprocess.CompletedProcess[str]:
 
 def _record_and_kill(data_dir: Path, notes: Path, prefix: str, after: float) -> None:
     recorder = subprocess.Popen(
-        [sys.executable, str(RECORDER), str(data_dir), str(notes), "4", prefix], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(RECORDER), str(data_dir), str(notes), "4", prefix],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert recorder.stdout is not None

@@ -48,9 +48,19 @@ def pragma(disk: Disk, name: str) -> object:
 
 def plant(folder: Path, **columns: object) -> None:
     """Write a row as somebody else could who may write to the folder."""
-    row = {"key": "planted", "raw": 1, "store_time": 0, "access_time": 0, "mode": 1, "value": b"", "size": 0} | columns
+    row = {
+        "key": "planted",
+        "raw": 1,
+        "store_time": 0,
+        "access_time": 0,
+        "mode": 1,
+        "value": b"",
+        "size": 0,
+    } | columns
     with closing(sqlite3.connect(folder / FILE)) as database, database:
-        database.execute(f"INSERT INTO Cache ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+        database.execute(
+            f"INSERT INTO Cache ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
+        )
 
 
 class Payload:
@@ -86,7 +96,10 @@ def test_a_connection_that_had_to_be_made_anew_is_as_durable(disk):
     assert pragma(disk, "journal_size_limit") == 8 * MIB
 
 
-@pytest.mark.parametrize(("setting", "value"), [("cull_limit", 10), ("eviction_policy", "least-recently-used"), ("disk_min_file_size", 1024)])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("cull_limit", 10), ("eviction_policy", "least-recently-used"), ("disk_min_file_size", 1024)],
+)
 def test_a_setting_that_does_not_hold_is_refused(disk, setting, value):
     disk._cache.reset(setting, value)
     with pytest.raises(SpoolError, match=setting):
@@ -121,7 +134,9 @@ def test_another_opener_with_the_defaults_of_a_cache_changes_nothing(folder):
     with opened(folder) as disk:
         disk.set("event", b"1")
         with closing(diskcache.Cache(str(folder))) as other:
-            assert (other.eviction_policy, other.cull_limit) == ("none", 0), "what it finds is what was stored"
+            assert (other.eviction_policy, other.cull_limit) == ("none", 0), (
+                "what it finds is what was stored"
+            )
         disk.set("another", b"2")
         assert (disk.get("event"), disk.get("another")) == (b"1", b"2")
 
@@ -149,7 +164,11 @@ def test_no_value_becomes_a_file_however_big_it_is(disk, folder):
 # No pickle
 
 
-@pytest.mark.parametrize("value", ["text", 7, 1.5, None, True, [1], {"a": 1}, bytearray(b"x"), memoryview(b"x"), 2**80], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    ["text", 7, 1.5, None, True, [1], {"a": 1}, bytearray(b"x"), memoryview(b"x"), 2**80],
+    ids=lambda value: type(value).__name__,
+)
 def test_only_bytes_are_stored_and_nothing_is_ever_pickled(disk, value):
     with pytest.raises(SpoolCorrupt):
         disk.set("key", value)
@@ -160,7 +179,9 @@ class Text(str):
     __slots__ = ()
 
 
-@pytest.mark.parametrize("key", [b"key", 7, 1.5, None, ("a", "b"), Text("key")], ids=lambda key: type(key).__name__)
+@pytest.mark.parametrize(
+    "key", [b"key", 7, 1.5, None, ("a", "b"), Text("key")], ids=lambda key: type(key).__name__
+)
 def test_only_text_is_a_key(disk, key):
     with pytest.raises(SpoolCorrupt):
         disk.set(key, b"value")
@@ -225,7 +246,9 @@ def test_keys_come_in_order_strictly_between_two_bounds_and_no_more_than_asked(d
 
 
 def test_keys_are_found_by_the_index_and_not_by_reading_everything(disk):
-    plan = disk._sql("EXPLAIN QUERY PLAN SELECT key FROM Cache WHERE key > 'a' AND key < 'b' AND raw = 1 ORDER BY key LIMIT 1")
+    plan = disk._sql(
+        "EXPLAIN QUERY PLAN SELECT key FROM Cache WHERE key > 'a' AND key < 'b' AND raw = 1 ORDER BY key LIMIT 1"
+    )
     assert all("USING INDEX" in step[-1] or "USING COVERING INDEX" in step[-1] for step in plan), plan
     assert not any("TEMP B-TREE" in step[-1] for step in plan), plan
 
@@ -315,7 +338,11 @@ def test_a_database_that_was_deleted_or_replaced_under_way_is_noticed(disk, fold
     assert not disk.in_place()
 
 
-@pytest.mark.parametrize("content", [b"this is not a database" * 100, b"SQLite format 3\0" + b"\xff" * 5000], ids=["text", "damaged"])
+@pytest.mark.parametrize(
+    "content",
+    [b"this is not a database" * 100, b"SQLite format 3\0" + b"\xff" * 5000],
+    ids=["text", "damaged"],
+)
 def test_a_file_that_is_no_database_is_not_taken_for_an_empty_one(folder, content):
     folder.mkdir()
     (folder / FILE).write_bytes(content)

@@ -62,7 +62,10 @@ def test_the_root_catches_everything_that_is_ours():
 def test_an_upstream_error_says_who_was_asked_what_and_what_it_answered(kind):
     error = kind("per", "GET /reports.get", "invalid_auth", status=401)
     assert str(error) == "per: GET /reports.get: HTTP 401: invalid_auth"
-    assert str(kind("per", "GET /reports.get", "connection refused")) == "per: GET /reports.get: no answer: connection refused"
+    assert (
+        str(kind("per", "GET /reports.get", "connection refused"))
+        == "per: GET /reports.get: no answer: connection refused"
+    )
 
 
 @pytest.mark.parametrize("kind", UPSTREAM_ERRORS)

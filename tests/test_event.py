@@ -40,7 +40,9 @@ def activity(billing_id="acme", user_id="u-1", activity_type_id="active", at=Non
 
 
 def meter_event(event_name="api.calls", customer_id="cus-1", value: object = 1, **fields):
-    return new_meter_event(event_name, customer_id, value, identifier=fields.pop("identifier", "id-1"), now=NOW, **fields)
+    return new_meter_event(
+        event_name, customer_id, value, identifier=fields.pop("identifier", "id-1"), now=NOW, **fields
+    )
 
 
 def problems_of(make, *args, **kwargs) -> dict[str, str]:
@@ -60,7 +62,14 @@ def test_a_valid_activity_is_taken_as_it_is():
 
 
 def test_a_valid_meter_event_is_taken_as_it_is():
-    event = meter_event(value="0.50", subscription_id="sub-1", timestamp=12, metadata={"a": 1}, source_data=[1], livemode=False)
+    event = meter_event(
+        value="0.50",
+        subscription_id="sub-1",
+        timestamp=12,
+        metadata={"a": 1},
+        source_data=[1],
+        livemode=False,
+    )
     assert event == MeterEvent("id-1", "api.calls", "cus-1", "0.50", 12.0, "sub-1", '{"a":1}', "[1]", False)
 
 
@@ -151,7 +160,9 @@ def test_a_plain_decimal_string_is_kept_letter_by_letter(value):
 @given(st.floats())
 def test_a_float_is_refused_and_told_why_and_what_to_give(value):
     (problem,) = problems_of(meter_event, value=value).values()
-    assert problem == f'is a float, which is not exact: give an int, a Decimal, or a string such as "{value!r}"'
+    assert (
+        problem == f'is a float, which is not exact: give an int, a Decimal, or a string such as "{value!r}"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,16 +180,16 @@ def test_a_float_is_refused_and_told_why_and_what_to_give(value):
         (10**128, "is longer than 128 characters in plain notation"),
         pytest.param(10**100_000, "is longer than 128 characters in plain notation", id="10**100_000"),
         ("1" * 129, "is 129 characters long, at most 128 are taken"),
-        ("1e3", 'must be a plain decimal such as "0.001", not \'1e3\''),
-        ("NaN", 'must be a plain decimal such as "0.001", not \'NaN\''),
-        ("Infinity", 'must be a plain decimal such as "0.001", not \'Infinity\''),
-        ("", 'must be a plain decimal such as "0.001", not \'\''),
-        (" 1", 'must be a plain decimal such as "0.001", not \' 1\''),
-        ("1\n", 'must be a plain decimal such as "0.001", not \'1\\n\''),
-        ("1_000", 'must be a plain decimal such as "0.001", not \'1_000\''),
-        ("+1", 'must be a plain decimal such as "0.001", not \'+1\''),
-        (".5", 'must be a plain decimal such as "0.001", not \'.5\''),
-        ("٣", 'must be a plain decimal such as "0.001", not \'٣\''),
+        ("1e3", "must be a plain decimal such as \"0.001\", not '1e3'"),
+        ("NaN", "must be a plain decimal such as \"0.001\", not 'NaN'"),
+        ("Infinity", "must be a plain decimal such as \"0.001\", not 'Infinity'"),
+        ("", "must be a plain decimal such as \"0.001\", not ''"),
+        (" 1", "must be a plain decimal such as \"0.001\", not ' 1'"),
+        ("1\n", "must be a plain decimal such as \"0.001\", not '1\\n'"),
+        ("1_000", "must be a plain decimal such as \"0.001\", not '1_000'"),
+        ("+1", "must be a plain decimal such as \"0.001\", not '+1'"),
+        (".5", "must be a plain decimal such as \"0.001\", not '.5'"),
+        ("٣", "must be a plain decimal such as \"0.001\", not '٣'"),
         (b"1", "must be an int, a Decimal or a decimal string, not a bytes"),
         (1j, "must be an int, a Decimal or a decimal string, not a complex"),
     ],
@@ -230,7 +241,18 @@ def test_milliseconds_are_refused_and_not_taken_for_a_year_far_away(at):
 
 
 @pytest.mark.parametrize(
-    "at", [-1, float("nan"), float("inf"), Decimal("NaN"), Decimal("sNaN"), Decimal(-1), 10**400, -(10**400), "1969-12-31T23:59:59Z"]
+    "at",
+    [
+        -1,
+        float("nan"),
+        float("inf"),
+        Decimal("NaN"),
+        Decimal("sNaN"),
+        Decimal(-1),
+        10**400,
+        -(10**400),
+        "1969-12-31T23:59:59Z",
+    ],
 )
 def test_a_number_that_is_no_time_is_refused(at):
     (problem,) = problems_of(activity, at=at).values()
@@ -310,7 +332,11 @@ def test_what_the_caller_does_to_its_dict_after_the_call_changes_nothing():
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 seconds = st.floats(min_value=0, max_value=99_999_999_999, allow_nan=False)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
-json_values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=8)
+json_values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
 activities = st.builds(
     lambda *given: new_activity(*given, id="id-1", now=NOW), texts, texts, texts, st.none() | seconds
 )
@@ -349,14 +375,21 @@ def test_an_event_comes_back_from_its_record_written_as_json_text(event):
 
 
 def without_json(event):
-    return event if isinstance(event, Activity) else msgspec.structs.replace(event, metadata=None, source_data=None)
+    return (
+        event
+        if isinstance(event, Activity)
+        else msgspec.structs.replace(event, metadata=None, source_data=None)
+    )
 
 
 def json_of(event):
     """What the JSON texts of an event say: `1E+2` and `100.0` are one number, and no digit is lost."""
     if isinstance(event, Activity):
         return None
-    return [None if text is None else json.loads(text, parse_float=Decimal) for text in (event.metadata, event.source_data)]
+    return [
+        None if text is None else json.loads(text, parse_float=Decimal)
+        for text in (event.metadata, event.source_data)
+    ]
 
 
 def test_a_record_keeps_the_digits_of_metadata_that_a_float_would_lose():
@@ -366,7 +399,13 @@ def test_a_record_keeps_the_digits_of_metadata_that_a_float_would_lose():
 
 
 @pytest.mark.parametrize(
-    "event", [activity(user_id="\ud800"), activity(user_id="\ud800", at=1), meter_event(customer_id="a\udfffb"), meter_event(value=1, subscription_id="\udc80")]
+    "event",
+    [
+        activity(user_id="\ud800"),
+        activity(user_id="\ud800", at=1),
+        meter_event(customer_id="a\udfffb"),
+        meter_event(value=1, subscription_id="\udc80"),
+    ],
 )
 def test_text_without_a_utf8_form_is_refused(event):
     (problem,) = problems_of(encode, event).values()
@@ -396,13 +435,25 @@ def test_bytes_that_are_no_event_are_refused(encoded):
 def test_a_record_is_told_apart_by_its_type_or_else_by_its_event_name():
     a = {"billing_id": "acme", "user_id": "u-1", "activity_type_id": "active"}
     m = {"event_name": "api.calls", "customer_id": "cus-1", "value": 1}
-    for record, kind in ((a, Activity), (a | {"type": "activity"}, Activity), (m, MeterEvent), (m | {"type": "meter"}, MeterEvent)):
+    for record, kind in (
+        (a, Activity),
+        (a | {"type": "activity"}, Activity),
+        (m, MeterEvent),
+        (m | {"type": "meter"}, MeterEvent),
+    ):
         event = event_from_record(record, id="given", now=NOW)
         assert (type(event), event.id) == (kind, "given")
 
 
 def test_a_record_brings_its_own_identifier_time_and_mode():
-    record = {"event_name": "n", "customer_id": "c", "value": 1, "identifier": "own", "timestamp": 5, "livemode": False}
+    record = {
+        "event_name": "n",
+        "customer_id": "c",
+        "value": 1,
+        "identifier": "own",
+        "timestamp": 5,
+        "livemode": False,
+    }
     event = event_from_record(record, id="given", now=NOW, livemode=True)
     assert (event.id, event.timestamp, event.livemode) == ("own", 5.0, False)
     del record["identifier"], record["timestamp"], record["livemode"]
@@ -411,11 +462,18 @@ def test_a_record_brings_its_own_identifier_time_and_mode():
 
 
 def test_unknown_fields_of_a_record_are_named_beside_its_other_problems():
-    assert problems_of(event_from_record, {"type": "activity", "billing_id": "b", "usr_id": "u", "activity_type_id": "t"}, id="i", now=NOW) == {
+    assert problems_of(
+        event_from_record,
+        {"type": "activity", "billing_id": "b", "usr_id": "u", "activity_type_id": "t"},
+        id="i",
+        now=NOW,
+    ) == {
         "usr_id": "is not a field of an activity",
         "user_id": "is missing",
     }
-    assert problems_of(event_from_record, {"event_name": "n", "customer_id": "c", "valeu": 1}, id="i", now=NOW) == {
+    assert problems_of(
+        event_from_record, {"event_name": "n", "customer_id": "c", "valeu": 1}, id="i", now=NOW
+    ) == {
         "valeu": "is not a field of a meter event",
         "value": "is missing",
     }
@@ -432,14 +490,18 @@ def test_a_record_of_an_unknown_type_is_refused(kind):
 
 
 def test_numbers_of_records_are_read_without_a_float_on_the_way():
-    record = RECORDS.decode(b'{"event_name": "n", "customer_id": "c", "value": 0.10000000000000000000000000001}')
+    record = RECORDS.decode(
+        b'{"event_name": "n", "customer_id": "c", "value": 0.10000000000000000000000000001}'
+    )
     assert event_from_record(record, id="i", now=NOW).value == "0.10000000000000000000000000001"
 
 
 @pytest.mark.parametrize("number", ["1e999999", "1e9999999999999999999999", "-1e-99999999999999999999"])
 def test_an_enormous_number_in_a_record_is_refused_and_breaks_nothing(number):
     with pytest.raises((InvalidEvent, msgspec.DecodeError)):
-        event_from_record(RECORDS.decode(f'{{"event_name": "n", "customer_id": "c", "value": {number}}}'), id="i", now=NOW)
+        event_from_record(
+            RECORDS.decode(f'{{"event_name": "n", "customer_id": "c", "value": {number}}}'), id="i", now=NOW
+        )
 
 
 # Identifiers

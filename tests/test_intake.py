@@ -189,18 +189,26 @@ def test_an_agent_that_was_never_used_can_be_closed(tmp_path):
 
 
 @pytest.mark.parametrize("overflow", ["raise", "block", "drop_newest"])
-def test_every_event_that_was_accepted_while_closing_is_stored_and_every_other_was_refused(tmp_path, overflow):
+def test_every_event_that_was_accepted_while_closing_is_stored_and_every_other_was_refused(
+    tmp_path, overflow
+):
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
     for n in range(12):
-        agent = Agent(tmp_path / str(n), [MemoryDestination()], intake=IntakeSettings(linger=0.0, buffer_events=200, overflow=overflow))
+        agent = Agent(
+            tmp_path / str(n),
+            [MemoryDestination()],
+            intake=IntakeSettings(linger=0.0, buffer_events=200, overflow=overflow),
+        )
         accepted = [0] * 6
         refused = [0] * 6
         dropped = [0] * 6
         going = threading.Barrier(7)
 
-        def record(me: int, agent=agent, accepted=accepted, refused=refused, dropped=dropped, going=going) -> None:
+        def record(
+            me: int, agent=agent, accepted=accepted, refused=refused, dropped=dropped, going=going
+        ) -> None:
             going.wait()
             while True:
                 try:
@@ -279,7 +287,9 @@ def alarm():
 @pytest.mark.parametrize("overflow", ["raise", "drop_newest", "block"])
 def test_a_signal_handler_that_records_events_loses_and_doubles_nothing(tmp_path, alarm, overflow):
     destination = MemoryDestination()
-    agent = Agent(tmp_path, [destination], intake=IntakeSettings(linger=0.0, buffer_events=50, overflow=overflow))
+    agent = Agent(
+        tmp_path, [destination], intake=IntakeSettings(linger=0.0, buffer_events=50, overflow=overflow)
+    )
     mine: list[str] = []
     handled = 0
     handling = False
@@ -315,7 +325,7 @@ def test_a_signal_handler_that_records_events_loses_and_doubles_nothing(tmp_path
     assert sorted(one.id for one in destination.received) == sorted(mine)
 
 
-class Interruption(Exception):  # noqa: N818  (not an error: a signal came)
+class Interruption(Exception):
     pass
 
 
@@ -409,7 +419,9 @@ def test_adding_does_not_wait_for_a_disk_that_cannot_be_used(blocked):
     assert time.monotonic() - began < 10
     assert not receipts[0].stored(0)
     books = agent.books()["memory"]
-    assert (books.accepted, books.pending) == (5000, 5000), "what waits in memory is pending, and in the books"
+    assert (books.accepted, books.pending) == (5000, 5000), (
+        "what waits in memory is pending, and in the books"
+    )
     blocked.unlink()
     assert receipts[-1].stored(30)
     assert agent.close(30)

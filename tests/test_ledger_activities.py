@@ -72,7 +72,11 @@ def test_a_user_counts_once_per_billing_id_and_activity_type(ledger):
     at = "2026-02-03T10:00:00Z"
     ledger.send([activity("u", at), activity("u", at), activity("u", "2026-02-09T10:00:00Z")])
     ledger.send([activity("u", at, billing="other"), activity("u", at, kind="exports")])
-    assert unique(ledger.get_report()) == {("active", "acme"): 1, ("active", "other"): 1, ("exports", "acme"): 1}
+    assert unique(ledger.get_report()) == {
+        ("active", "acme"): 1,
+        ("active", "other"): 1,
+        ("exports", "acme"): 1,
+    }
 
 
 def test_the_default_window_is_the_previous_month_to_its_last_millisecond(ledger):
@@ -103,9 +107,9 @@ def test_without_an_end_the_window_is_open_and_echoes_now(ledger):
 def test_start_and_end_may_be_datetimes_or_iso_texts_with_any_offset(ledger):
     ledger.send([activity("u", "2026-03-05T00:30:00Z")])
     berlin = timezone(timedelta(hours=1))
-    assert unique(ledger.get_report(datetime(2026, 3, 5, 1, 30, tzinfo=berlin), "2026-03-05T01:30:00+01:00")) == {
-        ("active", "acme"): 1
-    }
+    assert unique(
+        ledger.get_report(datetime(2026, 3, 5, 1, 30, tzinfo=berlin), "2026-03-05T01:30:00+01:00")
+    ) == {("active", "acme"): 1}
     assert unique(ledger.get_report("2026-03-05T00:30:00.001Z", "2026-03-06T00:00:00Z")) == {}
 
 
@@ -128,7 +132,13 @@ def test_an_identifier_counts_once_within_a_batch_and_over_batches(ledger):
 
 def test_identifiers_that_differ_in_spelling_only_are_different(ledger):
     at = "2026-02-03T10:00:00Z"
-    spellings = ["0190c0de-0000-7000-8000-00000000000a", "0190C0DE-0000-7000-8000-00000000000A", "123", "123.0", "1e3"]
+    spellings = [
+        "0190c0de-0000-7000-8000-00000000000a",
+        "0190C0DE-0000-7000-8000-00000000000A",
+        "123",
+        "123.0",
+        "1e3",
+    ]
     ledger.send([activity(f"u{number}", at, identifier=each) for number, each in enumerate(spellings)])
     assert unique(ledger.get_report()) == {("active", "acme"): len(spellings)}
 
@@ -138,7 +148,9 @@ def test_users_are_counted_beyond_one_bitmap(ledger):
     for day in ("2026-02-03", "2026-02-04"):
         ledger.send([activity(f"user {number}", f"{day}T10:00:00Z") for number in range(users)])
     assert unique(ledger.get_report()) == {("active", "acme"): users}
-    assert unique(ledger.get_report("2026-02-03T05:00:00Z", "2026-02-04T11:00:00Z")) == {("active", "acme"): users}
+    assert unique(ledger.get_report("2026-02-03T05:00:00Z", "2026-02-04T11:00:00Z")) == {
+        ("active", "acme"): users
+    }
 
 
 def test_ids_are_opaque_text(ledger):
@@ -167,14 +179,20 @@ _activities = st.lists(
 
 
 @settings(max_examples=80, deadline=None)
-@given(_activities, st.lists(st.tuples(_moments, _moments).map(sorted), min_size=1, max_size=6), st.integers(1, 20))
+@given(
+    _activities,
+    st.lists(st.tuples(_moments, _moments).map(sorted), min_size=1, max_size=6),
+    st.integers(1, 20),
+)
 def test_a_report_equals_counting_by_hand(rows, windows, batch):
     by_id = {}
     for row in rows:
         by_id.setdefault(row[0], row[1:])
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.db")
-        events = [Activity(f"id-{key}", billing, user, kind, at / 1000) for key, kind, billing, user, at in rows]
+        events = [
+            Activity(f"id-{key}", billing, user, kind, at / 1000) for key, kind, billing, user, at in rows
+        ]
         for begin in range(0, len(events), batch):
             ledger.send(events[begin : begin + batch])
         for first, last in windows:
@@ -182,6 +200,8 @@ def test_a_report_equals_counting_by_hand(rows, windows, batch):
             for kind, billing, user, at in by_id.values():
                 if first <= at <= last:
                     model[kind, billing].add(user)
-            start, end = (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=edge) for edge in (first, last))
+            start, end = (
+                datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=edge) for edge in (first, last)
+            )
             assert unique(ledger.get_report(start, end)) == {key: len(users) for key, users in model.items()}
         ledger.close()

@@ -440,7 +440,10 @@ def test_forks_in_the_middle_of_traffic_share_nothing_and_lose_nothing(ledger, p
 
             def work(number=number):
                 inherited = open_files(path.parent)
-                events = [Activity(f"child-{number}-{each}", "child", f"{number}-{each}", "active", NOW) for each in range(50)]
+                events = [
+                    Activity(f"child-{number}-{each}", "child", f"{number}-{each}", "active", NOW)
+                    for each in range(50)
+                ]
                 while any(outcome != Delivered() for outcome in ledger.send(events)):
                     pass
                 return inherited == [] and users(ledger, "child") == (number + 1) * 50

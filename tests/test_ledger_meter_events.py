@@ -75,7 +75,12 @@ def test_an_identifier_counts_once_over_batches_meters_and_modes(ledger, meter):
     ledger.meters.create(name="o", event_name="other", unit="u")
     first = used("3", identifier="same")
     assert ledger.send([first, used("4", identifier="same")]) == [Delivered(), Delivered()]
-    assert ledger.send([used("5", identifier="same", name="other"), used("6", identifier="same", livemode=False)]) == [Delivered()] * 2
+    assert (
+        ledger.send(
+            [used("5", identifier="same", name="other"), used("6", identifier="same", livemode=False)]
+        )
+        == [Delivered()] * 2
+    )
     assert ledger.meter_events.list(livemode=None)["count"] == 1
     assert total(ledger, meter, livemode=None) == "3"
 
@@ -116,7 +121,9 @@ def test_a_duplicate_is_delivered_even_when_its_meter_is_inactive_now(ledger, me
 
 def test_no_mode_means_live_and_modes_have_meters_of_their_own(ledger, meter):
     assert ledger.send([used(livemode=None), used(livemode=True)]) == [Delivered()] * 2
-    assert ledger.send([used(livemode=False)]) == [Parked("meter:test:api.calls", "no meter 'api.calls' in test mode")]
+    assert ledger.send([used(livemode=False)]) == [
+        Parked("meter:test:api.calls", "no meter 'api.calls' in test mode")
+    ]
     assert not ledger.probe("meter:test:api.calls")
 
 
@@ -137,7 +144,9 @@ def test_create_is_idempotent_by_identifier(ledger, meter):
 
 
 def test_create_names_all_problems(ledger, meter):
-    words = refused(400, ledger.meter_events.create, event_name="x" * 65, payload={"value": 0.5, "x": 1}, colour=1)
+    words = refused(
+        400, ledger.meter_events.create, event_name="x" * 65, payload={"value": 0.5, "x": 1}, colour=1
+    )
     for field in ("event_name", "identifier", "customer_id", "value", "payload.x", "colour"):
         assert field in words
     assert "payload" in refused(400, ledger.meter_events.create, event_name="a", identifier="i")
@@ -149,8 +158,12 @@ def test_create_names_all_problems(ledger, meter):
 
 def test_lists_are_newest_first_paged_and_filtered(ledger, meter):
     other = ledger.meters.create(name="o", event_name="other", unit="u", livemode=False)
-    ledger.send([used("1", f"cus_{number % 3}", NOW + number, identifier=f"e{number}") for number in range(9)])
-    ledger.send([used("1", "cus_0", name="other", livemode=False, identifier="0190c0de-0000-7000-8000-00000000000a")])
+    ledger.send(
+        [used("1", f"cus_{number % 3}", NOW + number, identifier=f"e{number}") for number in range(9)]
+    )
+    ledger.send(
+        [used("1", "cus_0", name="other", livemode=False, identifier="0190c0de-0000-7000-8000-00000000000a")]
+    )
 
     def found(**filters):
         answer = ledger.meter_events.list(**filters)
@@ -159,9 +172,11 @@ def test_lists_are_newest_first_paged_and_filtered(ledger, meter):
 
     assert found() == [f"e{number}" for number in range(8, -1, -1)]
     assert found(pageSize=4, page=3) == ["e0"]
-    assert found(livemode=False) == found(livemode=None, meter_id=other["id"]) == [
-        "0190c0de-0000-7000-8000-00000000000a"
-    ]
+    assert (
+        found(livemode=False)
+        == found(livemode=None, meter_id=other["id"])
+        == ["0190c0de-0000-7000-8000-00000000000a"]
+    )
     assert found(event_name="other") == []
     assert len(found(livemode=None)) == 10
     assert found(customer_id="cus_1") == ["e7", "e4", "e1"]
@@ -170,7 +185,9 @@ def test_lists_are_newest_first_paged_and_filtered(ledger, meter):
     assert found(q="e5") == ["e5"]
     assert found(q="us_2") == ["e8", "e5", "e2"]
     assert found(q="%") == []
-    assert found(q="0190c0de-0000-7000-8000-00000000000a", livemode=None) == ["0190c0de-0000-7000-8000-00000000000a"]
+    assert found(q="0190c0de-0000-7000-8000-00000000000a", livemode=None) == [
+        "0190c0de-0000-7000-8000-00000000000a"
+    ]
     words = refused(400, ledger.meter_events.list, page=0, start=1.5, end=-1, livemode="x", q="")
     for field in ("page", "start", "end", "livemode", "q"):
         assert field in words
@@ -181,7 +198,11 @@ def test_pages_are_the_same_among_many_events(ledger, meter):
     for begin in range(0, many, 2000):
         numbers = range(begin, begin + 2000)
         ledger.send([used(customer=f"cus_{number % 2}", identifier=f"e{number}") for number in numbers])
-    for filters, step in (({}, 1), ({"start": 0}, 1), ({"event_name": "api.calls", "customer_id": "cus_1"}, 2)):
+    for filters, step in (
+        ({}, 1),
+        ({"start": 0}, 1),
+        ({"event_name": "api.calls", "customer_id": "cus_1"}, 2),
+    ):
         page = ledger.meter_events.list(page=3, pageSize=2, **filters)
         assert page["count"] == many // step
         newest = [f"e{many - 1 - step * skipped}" for skipped in (4, 5)]
@@ -190,14 +211,24 @@ def test_pages_are_the_same_among_many_events(ledger, meter):
 
 def test_an_unknown_event_is_not_found(ledger, meter):
     ledger.send([used()])
-    for unknown in ("mevt_2", "mevt_1", "mevt_0000000000000002", "mevt_99999999999999999999", "mevt_²", "", None):
+    for unknown in (
+        "mevt_2",
+        "mevt_1",
+        "mevt_0000000000000002",
+        "mevt_99999999999999999999",
+        "mevt_²",
+        "",
+        None,
+    ):
         refused(404, ledger.meter_events.retrieve, unknown)
     refused(404, lambda: ledger.meter_events.retrieve("mevt_0000000000000001", livemode=False))
 
 
 def test_stats_sum_by_minute_hour_and_day(ledger, meter):
     midnight = 1_700_006_400  # 2023-11-15T00:00:00Z
-    ledger.send([used("0.1", at=midnight - 1), used("0.2", "cus_2", at=midnight), used("0.3", at=midnight + 59)])
+    ledger.send(
+        [used("0.1", at=midnight - 1), used("0.2", "cus_2", at=midnight), used("0.3", at=midnight + 59)]
+    )
     ledger.send([used("1", at=midnight + 60), used("2", at=midnight + 3600)])
 
     def sums(granularity, start=midnight - 100, end=midnight + 5000, **more):
@@ -205,7 +236,9 @@ def test_stats_sum_by_minute_hour_and_day(ledger, meter):
             meter_id=meter["id"], start=start, end=end, granularity=granularity, **more
         )
         assert answer["count"] == len(answer["list"])
-        return [(row["timestamp"] - midnight, row["event_count"], row["total_value"]) for row in answer["list"]]
+        return [
+            (row["timestamp"] - midnight, row["event_count"], row["total_value"]) for row in answer["list"]
+        ]
 
     assert sums("minute") == [(-60, 1, "0.1"), (0, 2, "0.5"), (60, 1, "1"), (3600, 1, "2")]
     assert sums("hour") == [(-3600, 1, "0.1"), (0, 3, "1.5"), (3600, 1, "2")]
@@ -293,13 +326,17 @@ def test_sums_equal_decimal_sums_by_hand(rows, windows, batch):
     with tempfile.TemporaryDirectory() as folder, localcontext(Context(prec=400)):
         ledger = Ledger(Path(folder) / "ledger.db")
         meter = ledger.meters.create(name="n", event_name="api.calls", unit="u")
-        events = [used(value, customer, second, identifier=f"id-{key}") for key, customer, value, second in rows]
+        events = [
+            used(value, customer, second, identifier=f"id-{key}") for key, customer, value, second in rows
+        ]
         for begin in range(0, len(events), batch):
             ledger.send(events[begin : begin + batch])
         for customer in (None, "a"):
             chosen = [row for row in by_id.values() if customer in (None, row[0])]
             pending = ledger.meter_events.pending_amount(customer_id=customer)
-            assert [Decimal(found) for found in pending.values()] == ([sum(row[1] for row in chosen)] if chosen else [])
+            assert [Decimal(found) for found in pending.values()] == (
+                [sum(row[1] for row in chosen)] if chosen else []
+            )
             for (first, last), (granularity, step) in itertools.product(
                 windows, [("minute", 60), ("hour", 3600), ("day", 86_400)]
             ):
@@ -311,6 +348,7 @@ def test_sums_equal_decimal_sums_by_hand(rows, windows, batch):
                     meter_id=meter["id"], start=first, end=last, granularity=granularity, customer_id=customer
                 )
                 assert [
-                    (row["timestamp"], row["event_count"], Decimal(row["total_value"])) for row in stats["list"]
+                    (row["timestamp"], row["event_count"], Decimal(row["total_value"]))
+                    for row in stats["list"]
                 ] == [(begin, len(values), sum(values)) for begin, values in sorted(model.items())]
         ledger.close()

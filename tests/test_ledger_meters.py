@@ -93,14 +93,23 @@ def test_all_problems_of_a_new_meter_are_named_at_once(meters):
         livemode="yes",
         colour="red",
     )
-    for field in ("name: is 65", "event_name", "unit: is required", "description", "aggregation_method", "metadata"):
+    for field in (
+        "name: is 65",
+        "event_name",
+        "unit: is required",
+        "description",
+        "aggregation_method",
+        "metadata",
+    ):
         assert field in words
     assert "livemode" in words
     assert "colour: is not a field" in words
     assert meters.list(livemode=None)["count"] == 0
 
 
-@pytest.mark.parametrize(("field", "longest"), [("name", 64), ("event_name", 64), ("unit", 32), ("description", 255)])
+@pytest.mark.parametrize(
+    ("field", "longest"), [("name", 64), ("event_name", 64), ("unit", 32), ("description", 255)]
+)
 def test_texts_may_be_as_long_as_the_meters_page_says_and_no_longer(meters, field, longest):
     assert make(meters, **{field: "ü" * longest})[field] == "ü" * longest
     assert field in refused(400, make, meters, **{"event_name": "other", field: "ü" * (longest + 1)})
@@ -113,14 +122,20 @@ def test_text_without_a_utf8_form_is_refused(meters):
 
 def test_a_meter_may_share_an_existing_currency_but_not_an_unknown_one(meters):
     first = make(meters)
-    assert make(meters, "other", currency_id=first["currency_id"])["paymentCurrency"] == first["paymentCurrency"]
+    assert (
+        make(meters, "other", currency_id=first["currency_id"])["paymentCurrency"] == first["paymentCurrency"]
+    )
     assert "currency_id" in refused(400, make, meters, "third", currency_id="pcur_nowhere")
 
 
 def test_update_sets_what_is_given_and_replaces_metadata_whole(meters):
     meter = make(meters, metadata={"team": "a", "tier": 1})
     updated = meters.update(meter["id"], name="Calls", metadata={"team": "b"})
-    assert updated == meter | {"name": "Calls", "metadata": {"team": "b"}, "updated_at": updated["updated_at"]}
+    assert updated == meter | {
+        "name": "Calls",
+        "metadata": {"team": "b"},
+        "updated_at": updated["updated_at"],
+    }
     assert updated["updated_at"] > meter["updated_at"]
     assert meters.retrieve(meter["id"]) == updated
     assert meters.update(meter["id"], description="d")["description"] == "d"
@@ -154,7 +169,9 @@ def test_lists_are_newest_first_and_paged(meters):
     assert meters.list(page=9)["list"] == []
 
 
-@pytest.mark.parametrize("paging", [{"page": 0}, {"pageSize": 0}, {"pageSize": 101}, {"page": "1"}, {"pageSize": True}])
+@pytest.mark.parametrize(
+    "paging", [{"page": 0}, {"pageSize": 0}, {"pageSize": 101}, {"page": "1"}, {"pageSize": True}]
+)
 def test_pages_outside_of_the_bounds_are_refused(meters, paging):
     assert next(iter(paging)) in refused(400, meters.list, **paging)
 

@@ -31,7 +31,9 @@ def test_a_line_is_a_sentence_and_its_facts(caplog):
     assert record.getMessage() == 'event="the spool has room again" spool=s-1 bytes=7'
 
 
-@pytest.mark.parametrize(("method", "level"), [("info", logging.INFO), ("warning", logging.WARNING), ("error", logging.ERROR)])
+@pytest.mark.parametrize(
+    ("method", "level"), [("info", logging.INFO), ("warning", logging.WARNING), ("error", logging.ERROR)]
+)
 def test_a_line_has_the_level_of_its_method(caplog, method, level):
     with caplog.at_level(logging.INFO, "per_agent"):
         getattr(Log(), method)("something")
@@ -54,10 +56,24 @@ def test_a_defect_comes_with_its_traceback(caplog):
     assert "ZeroDivisionError" in record.getMessage()
 
 
-@pytest.mark.parametrize("value", [Unprintable(), "\ud800", b"\xff", {1: Unprintable()}, [Unprintable()]], ids=lambda value: type(value).__name__)
-def test_what_cannot_be_written_is_not_felt_by_the_code_that_logged_it(caplog, value):
-    with caplog.at_level(logging.INFO, "per_agent"):
+@pytest.mark.parametrize(
+    "value",
+    [Unprintable(), "\ud800", b"\xff", {1: Unprintable()}, [Unprintable()]],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_cannot_be_written_is_not_felt_by_the_code_that_logged_it(tmp_path, monkeypatch, value):
+    sink = logging.getLogger("per_agent")
+    monkeypatch.setattr(sink, "propagate", False)  # pytest itself could not write it either
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # as a host in production has it
+    file = logging.FileHandler(tmp_path / "log", encoding="utf-8")
+    sink.addHandler(file)
+    try:
         Log().error("trouble", value=value)
+        Log().error("and then")
+    finally:
+        sink.removeHandler(file)
+        file.close()
+    assert "and then" in (tmp_path / "log").read_text()
 
 
 def test_a_fact_with_an_impossible_name_is_not_felt_by_the_code_that_logged_it():
@@ -92,7 +108,9 @@ assert [type(h) for h in mine.handlers] == [logging.NullHandler]
 
 
 def test_a_host_that_configured_no_logging_sees_nothing_and_keeps_its_logging():
-    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -106,5 +124,7 @@ structlog.get_logger().info("theirs")
 
 
 def test_the_hosts_own_structlog_goes_on_as_it_was_configured():
-    done = subprocess.run([sys.executable, "-c", CHOSEN], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CHOSEN], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (0, '{"event": "theirs"}\n')

@@ -60,12 +60,19 @@ def test_an_outage_and_a_rate_limit_lose_nothing_and_hold_up_no_caller(tmp_path,
     assert len(score.activities) == threads * each, "nothing that was answered was sent again"
     assert int(score.statuses["429"]) == 3
     assert after - before < 64 * 1024, f"{after - before} KiB more for 20,000 waiting events"
-    print(f"recorded in {recorded_in:.2f} s, slowest call {max(slowest) * 1000:.2f} ms, {after - before} KiB more")
+    print(
+        f"recorded in {recorded_in:.2f} s, slowest call {max(slowest) * 1000:.2f} ms, {after - before} KiB more"
+    )
 
 
 def test_one_poison_event_among_ten_thousand_is_alone_in_the_dead_letters(tmp_path, upstream: UpstreamServer):
     upstream.settings(meters={"api.calls": "active"})
-    upstream.rule(path="*/meter-events", customers=["poison"], status=400, body={"error": "\"payload.value\" must be a positive number"})
+    upstream.rule(
+        path="*/meter-events",
+        customers=["poison"],
+        status=400,
+        body={"error": '"payload.value" must be a positive number'},
+    )
     with Agent(tmp_path, [PaymentKit(upstream.url, "key")], delivery=QUICK) as agent:
         for i in range(10_000):
             if i == 5000:
@@ -89,7 +96,9 @@ def test_one_poison_event_among_ten_thousand_is_alone_in_the_dead_letters(tmp_pa
     assert identifiers[-1] == bad.id, "it was sent again under the identifier that it always had"
 
 
-def test_a_poison_event_that_per_refuses_in_words_nobody_documented_dies_alone(tmp_path, upstream: UpstreamServer):
+def test_a_poison_event_that_per_refuses_in_words_nobody_documented_dies_alone(
+    tmp_path, upstream: UpstreamServer
+):
     upstream.rule(path="/activities.add", users=["poison"], ok_false="user_unwanted")
     with Agent(tmp_path, [Per("token", url=upstream.url)], delivery=QUICK) as agent:
         for i in range(1000):
@@ -102,7 +111,9 @@ def test_a_poison_event_that_per_refuses_in_words_nobody_documented_dies_alone(t
         assert letter.letter.attempts == DeliverySettings().refusal_attempts
 
 
-def test_when_every_event_is_refused_alike_the_destination_pauses_and_none_dies(tmp_path, upstream: UpstreamServer):
+def test_when_every_event_is_refused_alike_the_destination_pauses_and_none_dies(
+    tmp_path, upstream: UpstreamServer
+):
     upstream.rule(path="/activities.add", ok_false="unknown_activity_type")
     with Agent(tmp_path, [Per("token", url=upstream.url)], delivery=QUICK) as agent:
         for i in range(200):
@@ -120,7 +131,12 @@ def test_when_every_event_is_refused_alike_the_destination_pauses_and_none_dies(
 
 @pytest.mark.slow
 def test_a_minute_of_401_neither_loses_nor_buries_an_event(tmp_path, upstream: UpstreamServer):
-    upstream.rule(path="/activities.add", for_seconds=60, status=401, body={"ok": False, "message": "invalid_auth_token"})
+    upstream.rule(
+        path="/activities.add",
+        for_seconds=60,
+        status=401,
+        body={"ok": False, "message": "invalid_auth_token"},
+    )
     with Agent(tmp_path, [Per("token", url=upstream.url)], delivery=QUICK) as agent:
         began = time.monotonic()
         n = 0
@@ -138,7 +154,9 @@ def test_a_minute_of_401_neither_loses_nor_buries_an_event(tmp_path, upstream: U
     assert len(upstream.score().users) == n
 
 
-def test_a_report_from_an_upstream_that_is_down_is_unavailable_while_events_are_accepted(tmp_path, upstream: UpstreamServer):
+def test_a_report_from_an_upstream_that_is_down_is_unavailable_while_events_are_accepted(
+    tmp_path, upstream: UpstreamServer
+):
     upstream.kill()
     with Agent(tmp_path, [Per("token", "token", url=upstream.url, timeout=2.0)], delivery=QUICK) as agent:
         began = time.monotonic()
@@ -166,7 +184,9 @@ def test_a_dead_destination_delays_no_other(tmp_path, upstream: UpstreamServer):
         assert activity.delivered(30)
 
 
-def test_an_event_that_kills_its_request_delays_the_others_a_moment_and_not_for_ever(tmp_path, upstream: UpstreamServer):
+def test_an_event_that_kills_its_request_delays_the_others_a_moment_and_not_for_ever(
+    tmp_path, upstream: UpstreamServer
+):
     upstream.rule(path="/activities.add", users=["poison"], status=500)
     with Agent(tmp_path, [Per("token", url=upstream.url)], delivery=QUICK) as agent:
         poison = agent.add_activity("acme", "poison", "active")

@@ -15,7 +15,7 @@ GATEWAY_404 = {"status": 404, "body": {"code": 404, "error": "Not Found"}}
 POST = {"method": "POST", "path": "*/api/meter-events"}
 
 
-def meter_event(id="id-1", name="api.calls.v1", customer="cus_9", value="3", **more):  # noqa: A002  (its own word)
+def meter_event(id="id-1", name="api.calls.v1", customer="cus_9", value="3", **more):
     return MeterEvent(id, name, customer, value, 1_700_000_000.9, **more)
 
 

@@ -17,7 +17,9 @@ RUN = [(language, code) for skipped, language, code in BLOCKS if not skipped and
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """A person's environment: per-agent on the path, and a data folder of its own."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PER_", "PAYMENT_KIT_"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PER_", "PAYMENT_KIT_"))
+    }
     return clean | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PER_AGENT_DATA_DIR": str(tmp_path_factory.mktemp("readme")),
@@ -29,10 +31,18 @@ def test_the_two_commands_are_each_one_line():
     assert all("\n" not in command for command in INSTALLS)
 
 
-@pytest.mark.parametrize(("language", "code"), RUN, ids=[f"{language}-{n}" for n, (language, _) in enumerate(RUN)])
+@pytest.mark.parametrize(
+    ("language", "code"), RUN, ids=[f"{language}-{n}" for n, (language, _) in enumerate(RUN)]
+)
 def test_a_block_runs_as_it_stands(environment, tmp_path, language, code):
-    command = [sys.executable, "-W", "error", "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    command = (
+        [sys.executable, "-W", "error", "-c", code]
+        if language == "python"
+        else ["bash", "-euo", "pipefail", "-c", code]
+    )
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     if language == "python":
         assert "'unique': 1" in done.stdout

@@ -332,20 +332,29 @@ def test_a_size_is_bytes_or_has_a_unit(write, written, size):
     assert load(write(f"[spool]\nmax_bytes = {written}\n"), HOME).spool.max_bytes == size
 
 
-@pytest.mark.parametrize("written", ['"10"', '"ten GiB"', '"-1 GiB"', '"1e3 GiB"', '"10 gib"', "1.5", "10", '"٣ GiB"'])
+@pytest.mark.parametrize(
+    "written", ['"10"', '"ten GiB"', '"-1 GiB"', '"1e3 GiB"', '"10 gib"', "1.5", "10", '"٣ GiB"']
+)
 def test_a_size_that_is_unclear_or_too_small_is_refused(write, written):
     [problem] = problems(write(f"[spool]\nmax_bytes = {written}\n"))
     assert "spool.max_bytes: expected bytes" in problem
 
 
 toml_scalars = st.one_of(
-    st.booleans(), st.integers(), st.floats(), st.text(max_size=40), st.dates(), st.lists(st.integers(), max_size=2)
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=40),
+    st.dates(),
+    st.lists(st.integers(), max_size=2),
 )
 tables = st.recursive(
     toml_scalars,
     lambda inner: st.dictionaries(
         st.one_of(
-            st.sampled_from([*SECTIONS, "destinations", "type", "url", "env", "file", "credential", "max_bytes"]),
+            st.sampled_from(
+                [*SECTIONS, "destinations", "type", "url", "env", "file", "credential", "max_bytes"]
+            ),
             st.sampled_from(["per", "ledger", "activity_token", "access_key", "path", "linger", "livemode"]),
             st.text(max_size=5),
         ),
@@ -371,7 +380,14 @@ def test_whatever_the_tables_hold_they_are_settings_or_named_problems(content):
 def test_a_secret_is_never_shown():
     secret = Secret(TOKEN)
     settings = PerSettings(activity_token=secret)
-    for shown in (repr(secret), str(secret), f"{secret}", f"{secret!s:>20}", repr(settings), repr([settings])):
+    for shown in (
+        repr(secret),
+        str(secret),
+        f"{secret}",
+        f"{secret!s:>20}",
+        repr(settings),
+        repr([settings]),
+    ):
         assert TOKEN not in shown
         assert "********" in shown
     assert secret.reveal() == TOKEN
@@ -440,7 +456,9 @@ def test_one_newline_at_the_end_of_a_secret_file_is_not_part_of_it(write, tmp_pa
         (f'"{TOKEN} "', "must be printable ASCII"),
     ],
 )
-def test_a_secret_that_is_not_there_names_its_key_and_its_source_and_never_itself(write, tmp_path, written, words):
+def test_a_secret_that_is_not_there_names_its_key_and_its_source_and_never_itself(
+    write, tmp_path, written, words
+):
     (tmp_path / "two-lines").write_text(f"{TOKEN}\n\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe" + TOKEN.encode())
     (tmp_path / "long").write_text(TOKEN * 1000)
@@ -469,7 +487,9 @@ def test_a_token_on_the_wrong_line_is_not_quoted(write):
 def test_a_plain_token_is_taken_and_warned_about_where_others_can_read_it(write, mode, warned):
     settings = load(write(PER + f'activity_token = "{TOKEN}"\n', mode), HOME)
     assert settings.destinations["per"].activity_token == Secret(TOKEN)
-    assert [("destinations.per.activity_token" in w, TOKEN in w) for w in settings.warnings] == [(True, False)] * warned
+    assert [("destinations.per.activity_token" in w, TOKEN in w) for w in settings.warnings] == [
+        (True, False)
+    ] * warned
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o644, True)])
@@ -537,7 +557,11 @@ def test_credentials_in_the_clear_are_warned_about_unless_they_stay_on_this_mach
 def test_a_section_made_in_code_is_checked_like_one_from_a_file():
     with pytest.raises(ConfigError) as caught:
         IntakeSettings(linger=-1, overflow="drop_oldest", block_events=0)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["linger", "block_events", "overflow"]
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "linger",
+        "block_events",
+        "overflow",
+    ]
     with pytest.raises(ConfigError, match="activity_token: expected"):
         PerSettings(activity_token=TOKEN)
     assert type(DeliverySettings(probe_interval=3).probe_interval) is float

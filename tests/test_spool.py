@@ -47,7 +47,13 @@ class Bench:
         self.data_dir = data_dir
         self.progress = Progress(self._wake)
         self.intake = Intake(intake, self.progress, self._wake)
-        self.spool = Spool(lambda unusable: own(data_dir, lanes, unusable), self.intake, self.progress, intake=intake, settings=settings)
+        self.spool = Spool(
+            lambda unusable: own(data_dir, lanes, unusable),
+            self.intake,
+            self.progress,
+            intake=intake,
+            settings=settings,
+        )
         self.replies: list[list[Block]] = []
         self._n = 0
 
@@ -152,7 +158,9 @@ def test_events_are_stored_in_the_order_in_which_they_were_accepted(bench):
     spool = bench(intake=IntakeSettings(linger=0.0, block_events=7))
     receipts = [spool.add() for _ in range(500)]
     assert receipts[-1].stored(30)
-    assert [event for block in spool.ask(limit=1000) for event in block.events] == [one._encoded for one in receipts]
+    assert [event for block in spool.ask(limit=1000) for event in block.events] == [
+        one._encoded for one in receipts
+    ]
 
 
 def test_a_receipt_is_stored_only_after_the_commit(bench):
@@ -226,7 +234,9 @@ def test_fresh_blocks_beyond_what_was_asked_for_come_with_the_next_question(benc
     go.set()
     (first,) = until(lambda: replies)
     rest = spool.ask(after=first[-1].id)
-    assert [event for block in (*first, *rest) for event in block.events] == [one._encoded for one in receipts]
+    assert [event for block in (*first, *rest) for event in block.events] == [
+        one._encoded for one in receipts
+    ]
 
 
 def test_a_later_question_takes_the_place_of_the_one_that_is_open(bench):
@@ -282,7 +292,10 @@ def test_a_damaged_block_is_set_aside_and_the_next_ones_go_on(bench):
     damaged = spool.ask()[:10]
     with closing(sqlite3.connect(spool.spool.folder / FILE, timeout=30)) as database, database:
         for block in damaged:
-            database.execute("UPDATE Cache SET value = CAST(replace(value, 'acme', 'evil') AS BLOB) WHERE key = ?", (f"l/a/b/{block.id}",))
+            database.execute(
+                "UPDATE Cache SET value = CAST(replace(value, 'acme', 'evil') AS BLOB) WHERE key = ?",
+                (f"l/a/b/{block.id}",),
+            )
     assert len(spool.ask(limit=3)) == 2, "all that were asked for first are damaged, and yet it is answered"
     assert on_disk(spool.data_dir) == {"a": Books(12, dead=10, pending=2)}
 
@@ -489,7 +502,10 @@ def test_a_full_spool_drops_new_events_where_that_was_chosen_and_counts_them(ben
     assert not dropped[0].stored(0)
     until(lambda: spool.books().dropped == 11)
     assert spool.intake.overflows["dropped"] == 11
-    assert spool.books().accepted + spool.intake.waiting() + sum(spool.spool.in_memory().values()) == len(receipts) + 10
+    assert (
+        spool.books().accepted + spool.intake.waiting() + sum(spool.spool.in_memory().values())
+        == len(receipts) + 10
+    )
     assert spool.books().balanced
 
 
@@ -633,7 +649,9 @@ def test_a_database_that_is_deleted_under_way_is_made_anew_and_takes_what_is_in_
     assert len(events) >= 6
     spool.settle(gone, delivered=[0])
     spool.settle(found[0], delivered=list(found[0].pending()))
-    assert on_disk(tmp_path / "data") == {"a": Books(len(events), found[0].count, pending=len(events) - found[0].count)}
+    assert on_disk(tmp_path / "data") == {
+        "a": Books(len(events), found[0].count, pending=len(events) - found[0].count)
+    }
 
 
 def test_a_folder_that_cannot_be_used_is_said_and_tried_again(bench, tmp_path):
@@ -715,7 +733,12 @@ sys.stdin.read()
 @pytest.fixture
 def other_process(tmp_path):
     """A process that holds a spool of its own under the folder."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdin is not None
     process.spool_id = process.stdout.readline().strip()  # type: ignore[attr-defined]

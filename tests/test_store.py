@@ -228,7 +228,9 @@ def test_a_flipped_byte_on_the_disk_is_found_and_set_aside_with_what_it_lost(sto
     append(store, b"sound")
     settle(store, block, delivered=[0])
     with closing(sqlite3.connect(place / FILE)) as database, database:
-        database.execute("UPDATE Cache SET value = CAST(replace(value, 'bbb', 'bxb') AS BLOB) WHERE key LIKE 'l/per/b/%' AND length(value) > 200")
+        database.execute(
+            "UPDATE Cache SET value = CAST(replace(value, 'bbb', 'bxb') AS BLOB) WHERE key LIKE 'l/per/b/%' AND length(value) > 200"
+        )
     sound, damaged = store.head("per", None, 10)
     assert [one.events for one in sound] == [[b"sound"]]
     assert damaged == [block.id]
@@ -300,13 +302,15 @@ def test_the_audit_notices_a_letter_that_vanished(store, place):
     settle(store, block, dead=[(0, letter(b"a"))])
     (filed,) = audit.letters(place)
     store._disk.delete(f"l/per/x/{filed.number:012x}")
-    assert problems(place) == ["1 are dead by the books, 0 letters lie there, 0 were purged, 0 lost with damaged blocks"]
+    assert problems(place) == [
+        "1 are dead by the books, 0 letters lie there, 0 were purged, 0 lost with damaged blocks"
+    ]
 
 
 # In any order
 
 
-class Abort(Exception):  # noqa: N818  (not an error: it is meant)
+class Abort(Exception):
     """Raised inside a transaction: nothing of it may stay."""
 
 
@@ -375,7 +379,13 @@ class StoreMachine(RuleBasedStateMachine):
             return
         block = data.draw(st.sampled_from(blocks))
         # Positions that are settled already are among them: nothing may count twice.
-        fates = data.draw(st.lists(st.sampled_from(["stays", "delivered", "dead", *KEYS]), min_size=block.count, max_size=block.count))
+        fates = data.draw(
+            st.lists(
+                st.sampled_from(["stays", "delivered", "dead", *KEYS]),
+                min_size=block.count,
+                max_size=block.count,
+            )
+        )
         at = {fate: [at for at, drawn in enumerate(fates) if drawn == fate] for fate in set(fates)}
         pending = set(block.pending())
         with self.store.transaction() as changes:
@@ -450,7 +460,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.model[lane].accepted += count
         self.model[lane].dropped += count
 
-    @rule(name=st.sampled_from(["x", "y"]), delivered=st.integers(0, 9), dead=st.integers(0, 9), dropped=st.integers(0, 9))
+    @rule(
+        name=st.sampled_from(["x", "y"]),
+        delivered=st.integers(0, 9),
+        dead=st.integers(0, 9),
+        dropped=st.integers(0, 9),
+    )
     def absorb(self, name, delivered, dead, dropped):
         books = Books(delivered + dead + dropped, delivered, dead, dropped, purged=dead)
         with self.store.transaction() as changes:
@@ -538,12 +553,19 @@ class StoreMachine(RuleBasedStateMachine):
     def the_parked_and_the_dead_are_those_of_the_model(self):
         letters = list(audit.letters(self.place))
         for lane, model in self.model.items():
-            assert {one.key for one in self.store.parkings(lane)} == {key for key, some in model.parked.items() if some}
+            assert {one.key for one in self.store.parkings(lane)} == {
+                key for key, some in model.parked.items() if some
+            }
             assert sorted(filed.letter.event for filed in letters if filed.lane == lane) == sorted(model.dead)
 
     @invariant()
     def what_is_pending_is_found_to_be_pending(self):
-        seqs = [seq for model in self.model.values() for some in (model.waiting, *model.parked.values()) for seq in some.values()]
+        seqs = [
+            seq
+            for model in self.model.values()
+            for some in (model.waiting, *model.parked.values())
+            for seq in some.values()
+        ]
         assert self.store.pending_through(self.store.seq) is bool(seqs)
         if seqs:
             assert self.store.pending_through(min(seqs))
@@ -552,7 +574,11 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreAgainstAModel = StoreMachine.TestCase
 TestStoreAgainstAModel.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=40,
+    stateful_step_count=25,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

@@ -22,7 +22,10 @@ def test_the_report_and_the_stats_equal_the_requests_made(tmp_path):
         expected_users.setdefault(customer, set()).add(user)
 
     with subprocess.Popen(
-        [sys.executable, str(APPLICATION), str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(APPLICATION), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline())

@@ -18,7 +18,9 @@ def application(environ, start_response):
     asked = parse_qs(environ["QUERY_STRING"])
     customer, user = asked["customer"][0], asked["user"][0]
     agent.add_activity(customer, user, "page-view")
-    agent.add_meter_event("api.calls", customer_id=customer, value="1.5", metadata={"path": environ["PATH_INFO"]})
+    agent.add_meter_event(
+        "api.calls", customer_id=customer, value="1.5", metadata={"path": environ["PATH_INFO"]}
+    )
     body = f"hello {user}".encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

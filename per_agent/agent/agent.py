@@ -61,7 +61,7 @@ class Agent:
     Raises `ConfigError` when the destinations cannot work together.
     """
 
-    def __init__(  # noqa: PLR0913  (the public surface; all but two are keyword-only tunables)
+    def __init__(
         self,
         data_dir: str | os.PathLike[str] | None = None,
         destinations: Sequence[Destination] | None = None,
@@ -177,13 +177,15 @@ class Agent:
         """Per's report of unique users, as its JSON says it. Straight to the upstream; raises `UpstreamError`."""
         return reports_of(self.destinations).get_report(start, end)
 
-    async def get_report_async(self, start: datetime | str | None = None, end: datetime | str | None = None) -> Any:
+    async def get_report_async(
+        self, start: datetime | str | None = None, end: datetime | str | None = None
+    ) -> Any:
         """As `get_report`, without blocking the event loop."""
         return await reports_of(self.destinations).get_report_async(start, end)
 
     @property
     def meters(self) -> Meters:
-        """Payment Kit's meters, or the ledger's where no Payment Kit is configured. Raises `ConfigError` without either."""
+        """Payment Kit's meters, else the ledger's. Raises `ConfigError` without either."""
         return meters_of(self.destinations)
 
     @property
@@ -218,18 +220,11 @@ class Agent:
     def status(self) -> dict[str, Any]:
         """What an operator asks first, as JSON values: how each destination is doing, and this process's troubles."""
         engine = self._engine
-        if engine is None:
-            return {"data_dir": str(self.data_dir), "running": False, "overflows": self._intake.overflows}
-        retries, parked = engine.courier.retries, engine.courier.parked()
         return {
             "data_dir": str(self.data_dir),
-            "running": True,
+            "running": engine is not None,
             "overflows": self._intake.overflows,
-            "spool": {"id": engine.spool.id, "trouble": engine.spool.trouble},
-            "destinations": {
-                name: {**condition.as_dict(), "retries": retries[name], "parked_for": parked[name]}
-                for name, condition in engine.courier.conditions.items()
-            },
+            **({} if engine is None else engine.status()),
         }
 
     # Life

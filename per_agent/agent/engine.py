@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from per_agent.books import total
 from per_agent.courier import Courier
@@ -33,7 +33,7 @@ _STORE_TIMEOUT: Final = 5.0  # seconds that storing may take beyond the time giv
 class Engine:
     """Spooler and courier at work. `start` returns at once; nothing here is used again after `stop`."""
 
-    def __init__(  # noqa: PLR0913  (its parts)
+    def __init__(
         self,
         data_dir: Path,
         destinations: Sequence[Destination],
@@ -57,7 +57,11 @@ class Engine:
         """Set when the threads run, or will never."""
         self._log = Log()
         self.spool = Spool(
-            lambda unusable: own(data_dir, self._names, unusable), intake, progress, intake=intake_settings, settings=spool_settings
+            lambda unusable: own(data_dir, self._names, unusable),
+            intake,
+            progress,
+            intake=intake_settings,
+            settings=spool_settings,
         )
         self.courier = Courier(
             destinations, delivery_settings, progress.announce, chores=[(_TEND_EVERY, self._tend)]
@@ -131,6 +135,17 @@ class Engine:
         except TimeoutError:
             return False
 
+    def status(self) -> dict[str, Any]:
+        """How the spool and each destination are doing, as JSON values."""
+        retries, parked = self.courier.retries, self.courier.parked()
+        return {
+            "spool": {"id": self.spool.id, "trouble": self.spool.trouble},
+            "destinations": {
+                name: {**condition.as_dict(), "retries": retries[name], "parked_for": parked[name]}
+                for name, condition in self.courier.conditions.items()
+            },
+        }
+
     # Waiting
 
     def _wait_stored(self, deadline: float | None) -> bool:
@@ -170,7 +185,9 @@ class Engine:
                 return False
         except (TimeoutError, SpoolError):
             return False
-        self._progress.wait(lambda: not (left := self._pending()) or self.courier.stuck(left), _left(deadline))
+        self._progress.wait(
+            lambda: not (left := self._pending()) or self.courier.stuck(left), _left(deadline)
+        )
         return not self._pending()
 
     # Other spools, in the courier's thread

@@ -83,7 +83,7 @@ def register(app: typer.Typer) -> None:
     )(_file)
 
 
-def _activity(  # noqa: PLR0913  (the event's own fields)
+def _activity(
     call: Call,
     *,
     billing_id: Annotated[str, typer.Argument(metavar="BILLING_ID", help="The customer that is billed.")],

@@ -68,7 +68,7 @@ def _version() -> str:
         return found
 
 
-def _everywhere(  # noqa: PLR0913  (the options that every command takes)
+def _everywhere(
     context: typer.Context,
     *,
     config: Config = None,

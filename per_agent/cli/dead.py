@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def _list(  # noqa: PLR0913  (one for each way to choose)
+def _list(
     call: Call,
     *,
     destination: Destination = None,
@@ -149,7 +149,7 @@ def _told(resent: Resent) -> str:
     return ", ".join(words)
 
 
-def _export(  # noqa: PLR0913  (one for each way to choose)
+def _export(
     call: Call,
     *,
     ids: Ids = None,

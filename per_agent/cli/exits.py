@@ -27,7 +27,7 @@ class ExitCode(enum.IntEnum):
     BROKEN_PIPE = 141  # 128 + SIGPIPE: who read the output went away
 
 
-class Stop(Exception):  # noqa: N818  (not always an error)
+class Stop(Exception):
     """Ends a command with *code*, after telling *lines* on stderr."""
 
     def __init__(self, code: ExitCode, *lines: str) -> None:

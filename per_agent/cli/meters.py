@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
     command(meters, "deactivate", "per-agent meters deactivate api.calls.v1")(_deactivate)
 
 
-def _list(  # noqa: PLR0913  (the upstream's own parameters)
+def _list(
     call: Call,
     *,
     page: Annotated[int | None, typer.Option(min=1, help="From 1.")] = None,

@@ -22,7 +22,9 @@ from per_agent.spool import Spool
 T = TypeVar("T")
 
 _AFTER_DEFECT: Final = 1.0  # seconds
-_HAND_OVER: Final = 2.0  # seconds, far more than handing what is known to the spool takes: it waits for nothing
+_HAND_OVER: Final = (
+    2.0  # seconds, far more than handing what is known to the spool takes: it waits for nothing
+)
 
 
 class Courier:
@@ -35,7 +37,7 @@ class Courier:
         chores: what else is to be done from time to time in this thread, with the seconds in between.
     """
 
-    def __init__(  # noqa: PLR0913  (its parts)
+    def __init__(
         self,
         destinations: Sequence[Destination],
         settings: DeliverySettings,
@@ -49,8 +51,7 @@ class Courier:
         self._changed = changed
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._routes = [
-            Route(destination, settings, self._later, clock=clock, wall=wall)
-            for destination in destinations
+            Route(destination, settings, self._later, clock=clock, wall=wall) for destination in destinations
         ]
         self._chores = [_Chore(every, chore, clock()) for every, chore in chores]
         self._stop = threading.Event()

@@ -58,7 +58,7 @@ class Health:
         """Seconds until a request may be tried again, None when that does not depend on time."""
         return None if self.open or now >= self._resume_at else self._resume_at - now
 
-    def failed(  # noqa: PLR0913  (the facts of one failure)
+    def failed(
         self, state: State, reason: str, epoch: int, now: float, wall: float, after: float | None = None
     ) -> bool:
         """A request of *epoch* met trouble of the whole destination. True when the state or its reason changed."""

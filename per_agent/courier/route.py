@@ -21,7 +21,8 @@ from typing import Final
 import msgspec
 
 from per_agent.backoff import Backoff
-from per_agent.courier.health import Condition, Health, State
+from per_agent.courier.health import Health, State
+from per_agent.courier.parking import TROUBLED, ParkingLot
 from per_agent.courier.senders import Senders
 from per_agent.courier.window import Item, Loaded, Window
 from per_agent.destinations import Delivered, Destination, Halt, Outcome, Parked, Refused, Retry
@@ -30,9 +31,7 @@ from per_agent.log import Log
 from per_agent.settings import DeliverySettings
 from per_agent.spool import Block, DeadLetter, Parking, Spool
 
-
 _OWN_TROUBLES: Final = 3  # failures of one event while others go through, until it is parked
-_TROUBLED: Final = "trouble"  # the key of those; time alone lets them go on
 
 
 def _writable(words: str) -> str:
@@ -47,7 +46,7 @@ class Route:
         later: runs a call in the courier's thread, from any thread.
     """
 
-    def __init__(  # noqa: PLR0913  (its parts)
+    def __init__(
         self,
         destination: Destination,
         settings: DeliverySettings,
@@ -78,15 +77,16 @@ class Route:
         self._ticks = itertools.count()  # orders what is due at the same time
         self._in_flight = 0
         self._successes = 0
-        self._parked: dict[str, float] = {}  # what events wait for, and when to look next (monotonic)
-        self._probing: set[str] = set()
+        self._parked = ParkingLot(settings, clock, destination.concurrency)
         self._log = Log(destination=self.name)
 
     # Spools
 
     def attach(self, spool: Spool) -> None:
         """Deliver what *spool* holds for this destination."""
-        self._windows.append(Window(spool, self.name, self._settings.window_blocks, self._arrived, self._know_parked))
+        self._windows.append(
+            Window(spool, self.name, self._settings.window_blocks, self._arrived, self._know_parked)
+        )
         spool.post_look(
             lambda store: store.parkings(self.name),
             lambda parkings: self._later(lambda: self._know_parked(parkings)),
@@ -128,8 +128,13 @@ class Route:
         while self._ready and self._in_flight < self.health.allowed(now):
             self._send_next()
         # Computed here, for others to look at: they must not walk through what this thread changes.
-        self.idle = not (self._in_flight or self._ready or self._delayed or any(any(True for _ in w) for w in self._windows))
-        waits = [self._probe_due(now), self.health.resumes_in(now) if self._ready else None]
+        self.idle = not (
+            self._in_flight
+            or self._ready
+            or self._delayed
+            or any(any(True for _ in w) for w in self._windows)
+        )
+        waits = [self._probe_due(), self.health.resumes_in(now) if self._ready else None]
         if self._delayed:
             waits.append(self._delayed[0][0] - now)
         return min((wait for wait in waits if wait is not None), default=None)
@@ -152,9 +157,7 @@ class Route:
         self._ready.remove(fresh)
         return fresh
 
-    def _sent(
-        self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, *, alone: bool
-    ) -> None:
+    def _sent(self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, *, alone: bool) -> None:
         self._in_flight -= 1
         again: list[Item] = []
         answered = False
@@ -174,7 +177,9 @@ class Route:
                         self._delay(item)
                 case Retry(reason, after):
                     self.retries += 1
-                    if item.own_troubles == 0:  # one that keeps failing while others go through speaks for itself
+                    if (
+                        item.own_troubles == 0
+                    ):  # one that keeps failing while others go through speaks for itself
                         self._fail("retrying", _writable(reason), epoch, after)
                     again.append(item)
                 case Halt(reason):
@@ -194,7 +199,9 @@ class Route:
             others_went = item.seen_successes not in (-1, self._successes)
             self._note_failure(item)
             if others_went and item.own_troubles >= _OWN_TROUBLES:
-                self._park(item, _TROUBLED, "keeps failing while others are delivered; tried again from time to time")
+                self._park(
+                    item, TROUBLED, "keeps failing while others are delivered; tried again from time to time"
+                )
             elif others_went:
                 self._delay(item)
             elif to_the_end:
@@ -232,7 +239,7 @@ class Route:
         item.loaded.dead(item.at, letter)
         self._log.error("an event is dead", reason=reason, words=words)
 
-    def _letter(self, loaded: Loaded, at: int, reason: str, words: str, attempts: int) -> DeadLetter:  # noqa: PLR0913  (a record's own fields)
+    def _letter(self, loaded: Loaded, at: int, reason: str, words: str, attempts: int) -> DeadLetter:
         return DeadLetter(loaded.block.events[at], reason, words, attempts, self._wall())
 
     # Parked events
@@ -252,8 +259,7 @@ class Route:
 
     def _park(self, item: Item, key: str, reason: str) -> None:
         item.loaded.parked(item.at, Parking(key, reason, self._wall()))
-        if key not in self._parked:
-            self._parked[key] = self._clock() + self._look_again_in(key)
+        if self._parked.add(key):
             self._log.warning("events are parked", waits_for=key.partition(":")[0], reason=reason)
             for waiting in [other for other in self._ready if key in self._keys(other)]:
                 self._ready.remove(waiting)
@@ -263,38 +269,26 @@ class Route:
     def _know_parked(self, parkings: Sequence[Parking]) -> None:
         """What is parked on the disk is looked after, whatever became of its key meanwhile."""
         for parking in parkings:
-            self._parked.setdefault(parking.key, self._clock() + self._look_again_in(parking.key))
+            self._parked.add(parking.key)
 
-    def _look_again_in(self, key: str) -> float:
-        return self._settings.backoff_max if key == _TROUBLED else self._settings.probe_interval
-
-    def _probe_due(self, now: float) -> float | None:
+    def _probe_due(self) -> float | None:
         """Look after parked events whose time has come. Returns the seconds until the next look."""
         if not self.health.open:
             return None
-        waits = []
-        for key, due in self._parked.items():
-            if key in self._probing:
-                continue
-            if due <= now and len(self._probing) < self.destination.concurrency:
-                self._probing.add(key)
-                if key == _TROUBLED:  # nothing but time can be asked
-                    self._probe_answered(key, True)
-                    continue
-                self.senders.probe(key, partial(self._probe_answered, key))
+        for key in self._parked.due():
+            if key == TROUBLED:  # nothing but time can be asked
+                self._probe_answered(key, True)
             else:
-                waits.append(max(0.0, due - now))
-        return min(waits, default=None)
+                self.senders.probe(key, partial(self._probe_answered, key))
+        return self._parked.next_look_in()
 
     def _probe_answered(self, key: str, may_go_on: bool) -> None:
         self._later(lambda: self._probed(key, may_go_on))
 
     def _probed(self, key: str, may_go_on: bool) -> None:
-        self._probing.discard(key)
+        self._parked.looked(key, may_go_on=may_go_on)
         if not may_go_on:
-            self._parked[key] = self._clock() + self._look_again_in(key)
             return
-        self._parked.pop(key, None)
         self._log.info("parked events go on", waits_for=key.partition(":")[0])
         for window in self._windows:
             self._unpark(window, key)
@@ -340,6 +334,3 @@ class Route:
     def _note(self, spool: Spool) -> None:
         said = msgspec.json.encode(self.health.condition)
         spool.post(lambda changes: changes.note(self.name, said))
-
-
-__all__ = ["Condition", "Route"]

@@ -1,12 +1,10 @@
 """The blocks of one lane that are in memory: read ahead a bounded number, settled as their events are decided."""
 
 from collections.abc import Callable, Iterator, Sequence
-
 from typing import Final
 
 from per_agent.event import Event
 from per_agent.spool import Block, BlockId, DeadLetter, Parking, Settlement, Spool
-
 
 _STRETCH: Final = 32  # times the size that a window may grow to for blocks that failed
 
@@ -81,7 +79,7 @@ class Loaded:
 class Window:
     """The read-ahead of one lane in one spool."""
 
-    def __init__(  # noqa: PLR0913  (its parts)
+    def __init__(
         self,
         spool: Spool,
         lane: str,

@@ -19,7 +19,7 @@ class MemoryDestination:
     to `probe` likewise; when it is over, the answer is True. Repeats are kept, so that a test can see them.
     """
 
-    def __init__(  # noqa: PLR0913  (what a test may want to set)
+    def __init__(
         self,
         script: Iterable[Outcome] = (),
         *,

@@ -33,7 +33,7 @@ class Per:
     takes: frozenset[type[Event]] = frozenset({Activity})
     batch: int = 1  # Per documents no batch call
 
-    def __init__(  # noqa: PLR0913  (the public surface names them)
+    def __init__(
         self,
         activity_token: str,
         reporting_token: str | None = None,

@@ -12,13 +12,14 @@ import msgspec
 from per_agent.errors import InvalidEvent
 from per_agent.event.kinds import Activity, Event, MeterEvent
 
-_MAX_SECONDS: Final = 1e11  # the year 5138 in seconds, but 1973 in milliseconds: what lies above is no epoch second
+_MAX_SECONDS: Final = (
+    1e11  # the year 5138 in seconds, but 1973 in milliseconds: what lies above is no epoch second
+)
 _MAX_VALUE_CHARS: Final = 128  # in plain notation; keeps Decimal("1E+999999") from becoming a megabyte
 _MAX_NAME: Final = 64  # Payment Kit's limit for a meter's event_name
 _MAX_IDENTIFIER: Final = 255  # Payment Kit's limit for identifier
 _MAX_DEPTH: Final = 32  # of metadata; far below the recursion limit
 _PLAIN_DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-
 
 
 def _plain_kind(value: object) -> object:
@@ -35,8 +36,14 @@ def _plain_kind(value: object) -> object:
 _encode_json = msgspec.json.Encoder(decimal_format="number", enc_hook=_plain_kind).encode
 
 
-def new_activity(  # noqa: PLR0913  (the event's own fields, as the public surface names them)
-    billing_id: str, user_id: str, activity_type_id: str, at: object, *, id: str, now: float  # noqa: A002
+def new_activity(
+    billing_id: str,
+    user_id: str,
+    activity_type_id: str,
+    at: object,
+    *,
+    id: str,
+    now: float,
 ) -> Activity:
     """An activity, checked. *at* None means *now*. Raises `InvalidEvent` with every problem named."""
     if (
@@ -105,7 +112,11 @@ _RECORD_FIELDS: Final = {
 
 
 def event_from_record(
-    record: object, *, id: str, now: float, livemode: bool | None = None  # noqa: A002  (the event's own word)
+    record: object,
+    *,
+    id: str,
+    now: float,
+    livemode: bool | None = None,
 ) -> Event:
     """The event that a JSON object describes, as `Event.as_record` writes it.
 
@@ -172,7 +183,9 @@ class _Check:
             self.problems[field] = "must not be empty"
         elif longest is not None and len(value) > longest:
             self.problems[field] = f"is {len(value)} characters long, at most {longest} are taken"
-        return str.__str__(value)  # not str(value): of a `class Plan(str, Enum)` that is "Plan.PRO", not "pro"
+        return str.__str__(
+            value
+        )  # not str(value): of a `class Plan(str, Enum)` that is "Plan.PRO", not "pro"
 
     def decimal(self, field: str, value: object) -> str:
         problem = None
@@ -182,7 +195,9 @@ class _Check:
         elif isinstance(value, bool):
             problem = "must be a number, not a bool"
         elif isinstance(value, float):
-            problem = f'is a float, which is not exact: give an int, a Decimal, or a string such as "{value!r}"'
+            problem = (
+                f'is a float, which is not exact: give an int, a Decimal, or a string such as "{value!r}"'
+            )
         elif isinstance(value, int | Decimal):
             plain, problem = _plain(value)
         elif isinstance(value, str):
@@ -227,7 +242,9 @@ class _Check:
 
     def json(self, field: str, value: object, outer: type | tuple[type, ...]) -> str | None:
         if not isinstance(value, outer) and not (outer is dict and isinstance(value, Mapping)):
-            self.problems[field] = f"must be a JSON {'object' if outer is dict else 'object or list'}, not {_kind(value)}"
+            self.problems[field] = (
+                f"must be a JSON {'object' if outer is dict else 'object or list'}, not {_kind(value)}"
+            )
             return None
         problem = _json_problem(value, field, _MAX_DEPTH)
         if problem is None:

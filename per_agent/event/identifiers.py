@@ -15,7 +15,9 @@ class Identifiers:
 
     __slots__ = ("_clock_ns", "_count", "_node")
 
-    def __init__(self, clock_ns: Callable[[], int] = time.time_ns, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, clock_ns: Callable[[], int] = time.time_ns, entropy: Callable[[int], bytes] = os.urandom
+    ) -> None:
         self._clock_ns = clock_ns
         self.renew(entropy)
 

@@ -41,7 +41,7 @@ class MeterEvents:
         self._database = database
         self._clock = clock
 
-    def create(  # noqa: PLR0913  (upstream's own body)
+    def create(
         self,
         *,
         event_name: Any = None,
@@ -84,7 +84,7 @@ class MeterEvents:
 
         return self._database.write(call, work)
 
-    def retrieve(self, id: object, *, livemode: object = None) -> dict[str, Any]:  # noqa: A002  (upstream's name)
+    def retrieve(self, id: object, *, livemode: object = None) -> dict[str, Any]:
         """The event with this `mevt_…` id; status 404 where there is none, or none in the mode asked for."""
         call = "GET /api/meter-events/{id}"
         problems: list[str] = []
@@ -148,7 +148,7 @@ class MeterEvents:
         count, found = self._database.read(call, work)
         return wanted.answer(count, [_event(row) for row in found])
 
-    def stats(  # noqa: PLR0913  (upstream's own parameters)
+    def stats(
         self,
         *,
         meter_id: object = None,
@@ -261,7 +261,7 @@ def _second(field: str, given: object, problems: list[str]) -> int | None:
     return given
 
 
-def _number(id: object) -> int | None:  # noqa: A002  (upstream's name)
+def _number(id: object) -> int | None:
     if not isinstance(id, str) or not id.startswith(_PREFIX) or not id[len(_PREFIX) :].isdecimal():
         return None
     number = int(id[len(_PREFIX) :][:20])

@@ -93,12 +93,12 @@ class Meters:
 
         return self._database.write(call, work)
 
-    def retrieve(self, id: object, *, livemode: object = True) -> dict[str, Any]:  # noqa: A002  (upstream's name)
+    def retrieve(self, id: object, *, livemode: object = True) -> dict[str, Any]:
         """The meter with this id or `event_name`; status 404 where there is none."""
         call = "GET /api/meters/{id}"
         return self._database.read(call, lambda connection: self._found(connection, call, id, livemode)[1])
 
-    def update(self, id: object, *, livemode: object = True, **fields: object) -> dict[str, Any]:  # noqa: A002  (upstream's name)
+    def update(self, id: object, *, livemode: object = True, **fields: object) -> dict[str, Any]:
         """Set `name`, `description` (None clears it), `unit`, `status`; `metadata` is replaced whole.
 
         No other field can be changed: `event_name`, the currency and the mode say what past events mean.
@@ -150,11 +150,11 @@ class Meters:
         ]
         return wanted.answer(len(meters), meters[wanted.offset : wanted.offset + wanted.size])
 
-    def activate(self, id: object, *, livemode: object = True) -> dict[str, Any]:  # noqa: A002  (upstream's name)
+    def activate(self, id: object, *, livemode: object = True) -> dict[str, Any]:
         """Let the meter take events again; parked ones go on by themselves. Gives the meter."""
         return self._changed("PUT /api/meters/{id}/activate", id, livemode, {"status": "active"})
 
-    def deactivate(self, id: object, *, livemode: object = True) -> dict[str, Any]:  # noqa: A002  (upstream's name)
+    def deactivate(self, id: object, *, livemode: object = True) -> dict[str, Any]:
         """Have the meter refuse events, which are then parked. Gives the meter."""
         return self._changed("PUT /api/meters/{id}/deactivate", id, livemode, {"status": "inactive"})
 
@@ -163,7 +163,7 @@ class Meters:
         meter = self._database.read("GET /api/meters/{id}", lambda each: _stored(each, event_name, livemode))
         return meter is not None and meter[1]["status"] == "active"
 
-    def _changed(self, call: str, id: object, livemode: object, fields: dict[str, object]) -> dict[str, Any]:  # noqa: A002  (upstream's name)
+    def _changed(self, call: str, id: object, livemode: object, fields: dict[str, object]) -> dict[str, Any]:
         now = milliseconds(self._clock())
 
         def work(connection: Connection) -> dict[str, Any]:
@@ -176,7 +176,11 @@ class Meters:
         return self._database.write(call, work)
 
     def _found(
-        self, connection: sqlite3.Connection, call: str, id: object, livemode: object  # noqa: A002  (upstream's name)
+        self,
+        connection: sqlite3.Connection,
+        call: str,
+        id: object,
+        livemode: object,
     ) -> tuple[int, dict[str, Any]]:
         problems: list[str] = []
         check_text("id", id, problems)
@@ -203,7 +207,6 @@ class Meters:
         return f"{prefix}_{self._entropy(12).hex()}"
 
 
-
 def _metadata(given: object, problems: list[str]) -> str:
     """*given* as JSON text, under the rules for an event's metadata."""
     try:
@@ -216,7 +219,7 @@ def _metadata(given: object, problems: list[str]) -> str:
     return text or "{}"
 
 
-def meter_with_id(connection: sqlite3.Connection, id: object) -> tuple[int, dict[str, Any]] | None:  # noqa: A002  (upstream's name)
+def meter_with_id(connection: sqlite3.Connection, id: object) -> tuple[int, dict[str, Any]] | None:
     """The number of the meter and the meter with this `mtr_…` id, or None."""
     row = connection.execute(f"{_SELECT} WHERE m.id = ?", (id,)).fetchone()
     return None if row is None else (row[0], _meter(row))

@@ -29,7 +29,7 @@ class MeterEvents:
     def __init__(self, source: MeterEventSource) -> None:
         self._source = source
 
-    def create(  # noqa: PLR0913  (upstream's own parameters)
+    def create(
         self,
         *,
         event_name: str,
@@ -44,7 +44,7 @@ class MeterEvents:
         optional = given(timestamp=timestamp, metadata=metadata, source_data=source_data, livemode=livemode)
         return self._source.create(event_name=event_name, identifier=identifier, payload=payload, **optional)
 
-    def retrieve(self, id: str, *, livemode: bool | None = None) -> Any:  # noqa: A002  (upstream's name)
+    def retrieve(self, id: str, *, livemode: bool | None = None) -> Any:
         """The event with this id, which the upstream gave it; its identifier does not serve."""
         return self._source.retrieve(id, **given(livemode=livemode))
 
@@ -75,7 +75,7 @@ class MeterEvents:
         )
         return self._source.list(**filters)
 
-    def stats(  # noqa: PLR0913  (upstream's own parameters)
+    def stats(
         self,
         *,
         meter_id: str,
@@ -109,7 +109,7 @@ class MeterEvents:
     async def create_async(self, **fields: Any) -> Any:
         return await asyncio.to_thread(self.create, **fields)
 
-    async def retrieve_async(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    async def retrieve_async(self, id: str, **fields: Any) -> Any:
         return await asyncio.to_thread(self.retrieve, id, **fields)
 
     async def list_async(self, **filters: Any) -> Any:
@@ -131,7 +131,7 @@ class PaymentKitMeterEvents:
     def create(self, **fields: Any) -> Any:
         return self._calls.post("/api/meter-events", fields)
 
-    def retrieve(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    def retrieve(self, id: str, **fields: Any) -> Any:
         return self._calls.get(f"/api/meter-events/{segment(id)}", fields, call="GET /api/meter-events/{id}")
 
     def list(self, **filters: Any) -> Any:

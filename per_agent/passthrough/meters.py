@@ -54,13 +54,13 @@ class Meters:
         )
         return self._source.create(name=name, event_name=event_name, unit=unit, **optional, **more)
 
-    def retrieve(self, id: str, *, livemode: bool | None = None) -> Any:  # noqa: A002  (upstream's name)
+    def retrieve(self, id: str, *, livemode: bool | None = None) -> Any:
         """The meter with this id or `event_name`."""
         return self._source.retrieve(id, **given(livemode=livemode))
 
-    def update(  # noqa: PLR0913  (upstream's own parameters)
+    def update(
         self,
-        id: str,  # noqa: A002  (upstream's name)
+        id: str,
         *,
         name: str | UnsetType = UNSET,
         description: str | UnsetType | None = UNSET,
@@ -88,30 +88,30 @@ class Meters:
         filters = given(page=page, pageSize=pageSize, event_name=event_name, livemode=livemode, q=q)
         return self._source.list(**filters)
 
-    def activate(self, id: str, *, livemode: bool | None = None) -> Any:  # noqa: A002  (upstream's name)
+    def activate(self, id: str, *, livemode: bool | None = None) -> Any:
         """Let the meter take events, and give it. Events that were parked for it go on by themselves."""
         return self._source.activate(id, **given(livemode=livemode))
 
-    def deactivate(self, id: str, *, livemode: bool | None = None) -> Any:  # noqa: A002  (upstream's name)
+    def deactivate(self, id: str, *, livemode: bool | None = None) -> Any:
         """Let the meter refuse events, and give it. Events for it are parked until it is active again."""
         return self._source.deactivate(id, **given(livemode=livemode))
 
     async def create_async(self, **fields: Any) -> Any:
         return await asyncio.to_thread(self.create, **fields)
 
-    async def retrieve_async(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    async def retrieve_async(self, id: str, **fields: Any) -> Any:
         return await asyncio.to_thread(self.retrieve, id, **fields)
 
-    async def update_async(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    async def update_async(self, id: str, **fields: Any) -> Any:
         return await asyncio.to_thread(self.update, id, **fields)
 
     async def list_async(self, **filters: Any) -> Any:
         return await asyncio.to_thread(self.list, **filters)
 
-    async def activate_async(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    async def activate_async(self, id: str, **fields: Any) -> Any:
         return await asyncio.to_thread(self.activate, id, **fields)
 
-    async def deactivate_async(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    async def deactivate_async(self, id: str, **fields: Any) -> Any:
         return await asyncio.to_thread(self.deactivate, id, **fields)
 
 
@@ -124,19 +124,19 @@ class PaymentKitMeters:
     def create(self, **fields: Any) -> Any:
         return self._calls.post("/api/meters", fields)
 
-    def retrieve(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    def retrieve(self, id: str, **fields: Any) -> Any:
         return self._calls.get(f"/api/meters/{segment(id)}", fields, call="GET /api/meters/{id}")
 
-    def update(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    def update(self, id: str, **fields: Any) -> Any:
         return self._calls.put(f"/api/meters/{segment(id)}", fields, call="PUT /api/meters/{id}")
 
     def list(self, **filters: Any) -> Any:
         return self._calls.get("/api/meters", filters)
 
-    def activate(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    def activate(self, id: str, **fields: Any) -> Any:
         path = f"/api/meters/{segment(id)}/activate"
         return self._calls.put(path, fields, call="PUT /api/meters/{id}/activate")
 
-    def deactivate(self, id: str, **fields: Any) -> Any:  # noqa: A002  (upstream's name)
+    def deactivate(self, id: str, **fields: Any) -> Any:
         path = f"/api/meters/{segment(id)}/deactivate"
         return self._calls.put(path, fields, call="PUT /api/meters/{id}/deactivate")

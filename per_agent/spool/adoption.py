@@ -5,7 +5,6 @@ an agent with another configuration, or to one that is still to come. So is one 
 another user's: it must not keep the others from being looked after.
 """
 
-import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -53,4 +52,4 @@ def abandoned(data_dir: Path, lanes: Collection[str], unusable: Collection[str] 
 
 def still_there(data_dir: Path, spool: str) -> bool:
     """Whether the folder of *spool* exists."""
-    return os.path.exists(data_dir / "spools" / spool)
+    return (data_dir / "spools" / spool).exists()

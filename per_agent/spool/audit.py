@@ -70,7 +70,9 @@ class Lane(msgspec.Struct, frozen=True):
                 f" + dropped {books.dropped} + pending {books.pending}"
             )
         if books.pending != self.waiting + self.parked:
-            found.append(f"{books.pending} are pending by the books, {self.waiting + self.parked} lie in blocks")
+            found.append(
+                f"{books.pending} are pending by the books, {self.waiting + self.parked} lie in blocks"
+            )
         if books.dead != self.letters + books.purged + self.damaged:
             found.append(
                 f"{books.dead} are dead by the books, {self.letters} letters lie there,"
@@ -178,8 +180,13 @@ def _letters(folder: Path, after: str) -> list[FiledLetter]:
             database.execute("BEGIN")
             for lane in _lanes(database):
                 prefix = f"l/{lane}/x/"
-                rows = database.execute(_READ + " LIMIT ?", (max(after, prefix), prefix + _END, _PAGE - len(found)))
-                found += (FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value)) for key, value in rows)
+                rows = database.execute(
+                    _READ + " LIMIT ?", (max(after, prefix), prefix + _END, _PAGE - len(found))
+                )
+                found += (
+                    FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value))
+                    for key, value in rows
+                )
     except FileNotFoundError:
         return []
     except sqlite3.Error as error:
@@ -191,7 +198,9 @@ def _open(file: Path) -> sqlite3.Connection:
     if not file.exists():
         raise FileNotFoundError(file)
     # Not immutable: the owner may be writing, and the write-ahead log holds the newest of it.
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None)
+    return sqlite3.connect(
+        f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None
+    )
 
 
 def _lanes(database: sqlite3.Connection) -> list[str]:
@@ -205,7 +214,9 @@ def _lanes(database: sqlite3.Connection) -> list[str]:
 
 
 def _one(database: sqlite3.Connection, key: str) -> bytes | None:
-    row = database.execute("SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", (key,)).fetchone()
+    row = database.execute(
+        "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", (key,)
+    ).fetchone()
     return None if row is None else bytes(row[0])
 
 
@@ -228,14 +239,24 @@ def _lane(database: sqlite3.Connection, lane: str) -> Lane:
         oldest = made_at if oldest is None else oldest
     parked = sum(_head(head)[0] for _, head in database.execute(_HEADS, (f"{prefix}p/", f"{prefix}p/{_END}")))
     damaged = sum(
-        int.from_bytes(head[:4], "big") for _, head in database.execute(_HEADS, (f"{prefix}q/", f"{prefix}q/{_END}"))
+        int.from_bytes(head[:4], "big")
+        for _, head in database.execute(_HEADS, (f"{prefix}q/", f"{prefix}q/{_END}"))
     )
     (letters_there,) = database.execute(
         "SELECT count(*) FROM Cache WHERE key > ? AND key < ?", (f"{prefix}x/", f"{prefix}x/{_END}")
     ).fetchone()
-    parkings = tuple(_parking_of(value) for _, value in database.execute(_READ, (f"{prefix}r/", f"{prefix}r/{_END}")))
+    parkings = tuple(
+        _parking_of(value) for _, value in database.execute(_READ, (f"{prefix}r/", f"{prefix}r/{_END}"))
+    )
     return Lane(
-        _books(database, lane), waiting, parked, letters_there, damaged, parkings, oldest, _one(database, f"{prefix}s")
+        _books(database, lane),
+        waiting,
+        parked,
+        letters_there,
+        damaged,
+        parkings,
+        oldest,
+        _one(database, f"{prefix}s"),
     )
 
 

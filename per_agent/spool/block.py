@@ -13,7 +13,9 @@ import msgspec
 
 from per_agent.errors import SpoolCorrupt
 
-_HEAD: Final = struct.Struct(">2sBIHQ")  # magic, format, checksum, number of events, made at (epoch milliseconds)
+_HEAD: Final = struct.Struct(
+    ">2sBIHQ"
+)  # magic, format, checksum, number of events, made at (epoch milliseconds)
 _SUMMED_FROM: Final = 7  # what the checksum covers: all that follows it
 _MAGIC: Final = b"PA"
 _FORMAT: Final = 1
@@ -47,7 +49,9 @@ class Block:
 
     __slots__ = ("count", "events", "id", "lane", "made_at", "settled")
 
-    def __init__(self, lane: str, id: BlockId, events: Sequence[bytes], made_at: float, settled: int = 0) -> None:  # noqa: A002, PLR0913  (a record's own fields)
+    def __init__(
+        self, lane: str, id: BlockId, events: Sequence[bytes], made_at: float, settled: int = 0
+    ) -> None:
         self.lane = lane
         self.id = id
         self.events = events

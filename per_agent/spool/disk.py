@@ -53,7 +53,9 @@ class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
 
     def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, bytes]:
         if read or type(value) is not bytes:
-            raise SpoolCorrupt(f"a value of the spool must be bytes, not {type(value).__name__} (key {key!r})")
+            raise SpoolCorrupt(
+                f"a value of the spool must be bytes, not {type(value).__name__} (key {key!r})"
+            )
         return len(value), diskcache.core.MODE_RAW, None, value
 
     def fetch(self, mode: object, filename: object, value: object, read: object) -> bytes:
@@ -61,7 +63,7 @@ class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
             raise SpoolCorrupt("the spool holds a value that per_agent did not write")
         return value
 
-    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
+    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:  # noqa: ARG002  (diskcache's)
         raise SpoolCorrupt("the spool keeps no value files")
 
     def remove(self, file_path: object) -> None:
@@ -71,8 +73,9 @@ class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
 class Disk:
     """One diskcache folder, for one thread at a time: bytes by key, key ranges, transactions.
 
-    To be used in `forks.section`, after `connect`. Raises `SpoolError` when the folder cannot be opened, and lets `sqlite3.Error` and `diskcache.Timeout`
-    of single calls through: a transaction that raised has changed nothing.
+    To be used in `forks.section`, after `connect`. Raises `SpoolError` when the folder cannot be opened, and
+    lets `sqlite3.Error` and `diskcache.Timeout` of single calls through: a transaction that raised has
+    changed nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,7 +91,7 @@ class Disk:
         self.get = self._cache.get
         self.set = self._cache.set
         self.delete = self._cache.delete
-        self._inode = os.stat(self.file).st_ino
+        self._inode = self.file.stat().st_ino
         forks.watch(self)
 
     def connect(self) -> None:
@@ -140,12 +143,17 @@ class Disk:
             "disk_min_file_size": _IN_ROW,
         }
         if found != wanted:
-            raise SpoolError(f"{self.file}: the database is not set up to be durable: {found}, wanted {wanted}")
+            raise SpoolError(
+                f"{self.file}: the database is not set up to be durable: {found}, wanted {wanted}"
+            )
 
     def keys(self, low: str, high: str, limit: int) -> list[str]:
         """Up to *limit* keys strictly between *low* and *high*, in order."""
         rows = self._sql(
-            "SELECT key FROM Cache WHERE key > ? AND key < ? AND raw = 1 ORDER BY key LIMIT ?", low, high, limit
+            "SELECT key FROM Cache WHERE key > ? AND key < ? AND raw = 1 ORDER BY key LIMIT ?",
+            low,
+            high,
+            limit,
         )
         return [key for (key,) in rows]
 
@@ -178,9 +186,9 @@ class Disk:
 
     def bytes_used(self) -> int:
         """Bytes on the disk, write-ahead log included."""
-        used = os.stat(self.file).st_size
+        used = self.file.stat().st_size
         with suppress(FileNotFoundError):
-            used += os.stat(f"{self.file}-wal").st_size
+            used += self.file.with_name(f"{FILE}-wal").stat().st_size
         return used
 
     def shrink(self) -> int:
@@ -191,6 +199,6 @@ class Disk:
     def in_place(self) -> bool:
         """Whether the open database is still the file at its path: writes to an unlinked one are lost."""
         try:
-            return os.stat(self.file).st_ino == self._inode
+            return self.file.stat().st_ino == self._inode
         except (FileNotFoundError, NotADirectoryError):
             return False

@@ -50,7 +50,7 @@ class Claim:
     def remove(self) -> None:
         """Delete the spool's folder and let go of it. It disappears at once or not at all."""
         going = self.folder.with_name(self.folder.name + _GOING)
-        os.rename(self.folder, going)
+        self.folder.rename(going)
         shutil.rmtree(going, ignore_errors=True)
         self.release()
 
@@ -84,7 +84,7 @@ def claim(folder: Path) -> Claim | None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between open and flock the folder may have been removed; then the lock is on a file without a name.
-            if os.stat(folder / _LOCK).st_ino == os.fstat(fd).st_ino:
+            if (folder / _LOCK).stat().st_ino == os.fstat(fd).st_ino:
                 forks.own_lock(fd)
                 return Claim(folder, fd)
         except OSError:
@@ -119,7 +119,7 @@ def create(data_dir: Path) -> Claim:
 
 def _cannot_lock(folder: Path) -> bool:
     """Whether the file system has no locks, which is not the same as that somebody else was faster."""
-    with open(folder / _LOCK, "a", encoding="ascii") as file:
+    with (folder / _LOCK).open("a", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

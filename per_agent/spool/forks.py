@@ -95,7 +95,7 @@ def section() -> Iterator[None]:
 
 
 def own_lock(descriptor: int) -> None:
-    """Have *descriptor*, which holds a file lock of this process, closed in forked children. To be called in a section."""
+    """Have *descriptor*, which holds a file lock, closed in forked children. To be called in a section."""
     _gate.locks.add(descriptor)
 
 

@@ -103,26 +103,29 @@ def _ask_holder(place: Path, request: _Request) -> int:
     while not answered.exists():
         if time.monotonic() > deadline:
             asked.unlink(missing_ok=True)
-            raise SpoolError(f"{place}: the process that holds this spool does not answer; is it stopped or wedged?")
+            raise SpoolError(
+                f"{place}: the process that holds this spool does not answer; is it stopped or wedged?"
+            )
         time.sleep(_LOOK_EVERY)
     changed: int = msgspec.json.decode(answered.read_bytes(), type=int)
     answered.unlink(missing_ok=True)
     return changed
 
 
-def answer_requests(place: Path, post: Callable[[Callable[[Transaction], Any], Callable[[Any], None]], None]) -> None:
+def answer_requests(
+    place: Path, post: Callable[[Callable[[Transaction], Any], Callable[[Any], None]], None]
+) -> None:
     """The holder's side: have *post* make the changes that are asked for in the spool's folder."""
     try:
-        names = os.listdir(place / _REQUESTS)
+        found = list((place / _REQUESTS).iterdir())
     except OSError:
         return  # nobody ever asked, or it is another user's folder, which cannot be answered
-    for name in names:
-        asked = place / _REQUESTS / name
+    for asked in found:
         if asked.suffix != ".ask":
             continue
         taken = asked.with_suffix(".taken")
         try:
-            os.rename(asked, taken)  # so that the next look does not find it again
+            asked.rename(taken)  # so that the next look does not find it again
             request = msgspec.json.decode(taken.read_bytes(), type=_Request)
         except (OSError, msgspec.MsgspecError):
             continue
@@ -138,6 +141,6 @@ def answer_requests(place: Path, post: Callable[[Callable[[Transaction], Any], C
 def _write(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all."""
     partial = path.with_suffix(".partial")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(content)
-    os.rename(partial, path)
+    partial.rename(path)

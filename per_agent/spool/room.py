@@ -9,7 +9,9 @@ from per_agent.log import Log
 from per_agent.spool.store import STORAGE_TROUBLE, Store
 from per_agent.spool.work import Source
 
-_SHRINK_EVERY: Final = 1.0  # seconds; cutting the write-ahead log costs fsyncs just when draining matters most
+_SHRINK_EVERY: Final = (
+    1.0  # seconds; cutting the write-ahead log costs fsyncs just when draining matters most
+)
 
 
 class Room:

@@ -32,7 +32,7 @@ class Spool:
         progress: closed when the spool ends, and told of each commit where *committed* is not given.
     """
 
-    def __init__(  # noqa: PLR0913  (its parts, all keyword-only where they are settings)
+    def __init__(
         self,
         claim: Callable[[frozenset[str]], Claim],
         source: Source | None,
@@ -101,7 +101,9 @@ class Spool:
             self._spooler.woken = True
             self._inbox.put(None)
 
-    def head(self, lane: str, after: BlockId | None, limit: int, reply: Callable[[list[Block]], None]) -> None:
+    def head(
+        self, lane: str, after: BlockId | None, limit: int, reply: Callable[[list[Block]], None]
+    ) -> None:
         """Ask for up to *limit* blocks of *lane* that follow *after*, oldest first.
 
         *reply* is called with at least one block: at once, or when there is one. A later question for the
@@ -116,10 +118,12 @@ class Spool:
         spooler = self._spooler
 
         def settled(_: object) -> None:
-            spooler.tell_ticket(block, what)
+            spooler.tickets.settled(block, what)
             then()
 
-        self._inbox.put(Work(lambda changes: changes.settle(block, what), settled, spooler.bug, hurried=hurried))
+        self._inbox.put(
+            Work(lambda changes: changes.settle(block, what), settled, spooler.bug, hurried=hurried)
+        )
 
     def post(self, change: Callable[[Transaction], Any], then: Callable[[Any], None] = nothing) -> None:
         """Make *change* with the next commit; *then* is called with its result after it."""
@@ -180,7 +184,7 @@ class Spool:
 
     @property
     def marks(self) -> frozenset[str]:
-        """The spools that were absorbed into this one, and whose folders were not known to be gone when it was opened."""
+        """The spools absorbed into this one whose folders were not known to be gone when it was opened."""
         store = self._spooler.store
         return frozenset() if store is None else store.marks
 

@@ -16,22 +16,23 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
-from per_agent.backoff import Backoff
 from per_agent.errors import SpoolCorrupt, SpoolError
-from per_agent.event import Progress, Receipt, Ticket
+from per_agent.event import Progress, Receipt
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings, SpoolSettings
-from per_agent.spool.block import Block, BlockId
+from per_agent.spool.block import Block
 from per_agent.spool.folder import Claim
-from per_agent.spool.records import Settlement
+from per_agent.spool.readers import Readers
 from per_agent.spool.room import Room
 from per_agent.spool.store import STORAGE_TROUBLE, Store, Transaction
+from per_agent.spool.tickets import Tickets
+from per_agent.spool.trouble import Trouble
 from per_agent.spool.work import Head, Source, Work
 
-_GROUP_BLOCKS: Final = 16  # blocks of new events in one commit, so that a settlement never waits long for its turn
-_RETRY: Final = Backoff(initial=0.1, ceiling=5.0)  # while the disk refuses
+_GROUP_BLOCKS: Final = (
+    16  # blocks of new events in one commit, so that a settlement never waits long for its turn
+)
 _FULL_RECHECK: Final = 0.25  # seconds between looks whether a full spool has room again
 _OPEN_TRIES: Final = 3  # of a spool that was there before, until another is taken instead
 
@@ -49,7 +50,7 @@ class Spooler:
     *claim* gives a spool's folder, other than those named: which could not be opened.
     """
 
-    def __init__(  # noqa: PLR0913  (its parts)
+    def __init__(
         self,
         claim: Callable[[frozenset[str]], Claim],
         source: Source | None,
@@ -70,11 +71,10 @@ class Spooler:
         self._room = Room(settings.max_bytes, source)
         self._works: list[Work] = []
         self._dropped: dict[str, int] = {}
-        self._readers: dict[str, Head] = {}
-        self._tickets: WeakValueDictionary[int, Ticket] = WeakValueDictionary()
+        self.tickets = Tickets()
         self._committed_at = float("-inf")
-        self._failures = 0
-        self._retry_at = 0.0  # monotonic; counts while there are failures
+        self._disk = Trouble()
+        self._readers = Readers(self._works, self._disk)
         self._unusable: set[str] = set()
         self._log = Log()
         self.inbox: queue.SimpleQueue[Work | Head | None] = queue.SimpleQueue()
@@ -88,18 +88,17 @@ class Spooler:
         self.held: Claim | None = None
         self.carried: list[Receipt] = []  # taken from the source, not yet committed
         self.commits = 0
-        self._trouble: str | None = None
 
     @property
     def trouble(self) -> str | None:
         """What keeps the spool from committing, or None."""
-        return self._trouble or ("full" if self._room.full else None)
+        return self._disk.words or ("full" if self._room.full else None)
 
     def run(self) -> None:
         """Open the spool, and commit until it is stopped and all is stored."""
         try:
             while not self._guarded(self._open):
-                if self.stop.wait(max(0.0, self._retry_at - time.monotonic())):
+                if self.stop.wait(self._disk.seconds_left()):
                     return
             while self._guarded(self.step) is not False:
                 pass
@@ -125,23 +124,30 @@ class Spooler:
         except STORAGE_TROUBLE as error:
             self._could_not_open(error)
             return False
-        self._log = Log(spool=self.held.id)
-        self._say_well()
+        self._log = self._disk.log = Log(spool=self.held.id)
+        self._disk.over()
         if not self.opened.done():
             self.opened.set_result(None)
         return True
 
     def _could_not_open(self, error: BaseException) -> None:
         """Keep the claim and try again: a spool that is opened without its lock would be opened twice."""
-        self._say_trouble(error)
-        if self.held is not None and not self.held.fresh and self._failures >= _OPEN_TRIES and self._source is not None:
+        self._disk.met(error)
+        if (
+            self.held is not None
+            and not self.held.fresh
+            and self._disk.failures >= _OPEN_TRIES
+            and self._source is not None
+        ):
             # It was there before, so another will do; a new one that cannot be opened would only be the next.
             self._log.error("a spool cannot be opened and is left alone", spool=self.held.id)
             self._unusable.add(self.held.id)
             self.held.release()
             self.held = None
         if not self.opened.done():
-            words = error if isinstance(error, SpoolError) else SpoolError(f"the spool cannot be opened: {error}")
+            words = (
+                error if isinstance(error, SpoolError) else SpoolError(f"the spool cannot be opened: {error}")
+            )
             self.opened.set_exception(words)
 
     def _reopened_if_gone(self) -> bool:
@@ -160,10 +166,10 @@ class Spooler:
             self.held = None
         if self._source is None:
             self.stop.set()
-            self._works = []
+            self._works.clear()
             return False
         while not self._open():
-            if self.stop.wait(max(0.0, self._retry_at - time.monotonic())):
+            if self.stop.wait(self._disk.seconds_left()):
                 return False
         return True
 
@@ -192,7 +198,8 @@ class Spooler:
                 break
             match asked:
                 case Head():
-                    self._answer(asked)
+                    assert self.store is not None
+                    self._readers.answer(asked, self.store)
                 case Work():
                     self._works.append(asked)
                 case None:
@@ -202,12 +209,14 @@ class Spooler:
 
     def _seconds_to_commit(self) -> float | None:
         """How long to wait for more before committing; None: until something comes."""
-        if self._failures:
-            return max(0.0, self._retry_at - time.monotonic())
+        if self._disk.failures:
+            return self._disk.seconds_left()
         if self.stop.is_set():
             return 0.0
         if (self.carried or self._room.full) and not (self._works or self._dropped):
-            return max(0.0, self._committed_at + _FULL_RECHECK - time.monotonic())  # nobody else would look again
+            return max(
+                0.0, self._committed_at + _FULL_RECHECK - time.monotonic()
+            )  # nobody else would look again
         if self._source is not None:
             # First say when to be woken, then look: what comes in between is seen by one or the other.
             self._source.wake_at(self._block_events if self._has_something() else 1)
@@ -220,7 +229,10 @@ class Spooler:
 
     def _has_something(self) -> bool:
         return bool(
-            self._works or self.carried or self._dropped or (self._source is not None and self._source.waiting())
+            self._works
+            or self.carried
+            or self._dropped
+            or (self._source is not None and self._source.waiting())
         )
 
     def _commit(self) -> None:
@@ -238,7 +250,8 @@ class Spooler:
         receipts = self.carried if self._room.look(self.store, self._log) or self.stop.is_set() else []
         if not (self._works or receipts or self._dropped):
             return
-        works, self._works = self._works, []
+        works = self._works[:]
+        self._works.clear()
         try:
             with self.store.transaction() as changes:
                 results = [work.apply(changes) for work in works]
@@ -249,8 +262,8 @@ class Spooler:
             self._one_by_one(works)
             return
         except STORAGE_TROUBLE as error:
-            self._works = works + self._works
-            self._say_trouble(error)
+            self._works[:0] = works
+            self._disk.met(error)
             return
         except Exception:  # noqa: BLE001  (one of the works is at fault: find out which, let the others through)
             if not works:
@@ -258,7 +271,7 @@ class Spooler:
             self._one_by_one(works)
             return
         self.commits += changes.changed
-        self._say_well()
+        self._disk.over()
         if receipts:
             self.carried = []
         self._dropped = {}
@@ -278,15 +291,13 @@ class Spooler:
 
     def _after_commit(self, works: list[Work], results: list[Any], fresh: Fresh) -> None:
         for blocks, receipts in fresh:
-            ticket = Ticket(blocks[0].events, [block.lane for block in blocks])
-            self._tickets[blocks[0].id.seq] = ticket
-            for at, receipt in enumerate(receipts):
-                receipt._at = at  # noqa: SLF001
-                receipt._ticket = ticket  # noqa: SLF001
+            self.tickets.stored(blocks, receipts)
         for work, result in zip(works, results, strict=True):
             self._tell(work, result)
         self._committed()
-        self._feed_readers(fresh, stirred=any(work.stirs for work in works))
+        assert self.store is not None
+        new = [block for blocks, _ in fresh for block in blocks]
+        self._readers.feed(new, self.store, stirred=any(work.stirs for work in works))
 
     def _one_by_one(self, works: list[Work]) -> None:
         assert self.store is not None
@@ -297,8 +308,8 @@ class Spooler:
             except SpoolCorrupt as error:
                 work.fail(error)
             except STORAGE_TROUBLE as error:
-                self._works = works[at:] + self._works
-                self._say_trouble(error)
+                self._works[:0] = works[at:]
+                self._disk.met(error)
                 return
             except Exception as error:  # noqa: BLE001  (told to the one who asked)
                 work.fail(error)
@@ -306,7 +317,7 @@ class Spooler:
                 self.commits += changes.changed
                 self._tell(work, result)
         self._committed()
-        self._feed_readers([], stirred=True)
+        self._readers.feed([], self.store, stirred=True)
 
     def _tell(self, work: Work, result: Any) -> None:
         """Tell whoever asked for *work*. What goes wrong there must not keep others from being told."""
@@ -315,80 +326,7 @@ class Spooler:
         except Exception:  # noqa: BLE001  (a defect of theirs)
             self._log.bug("a change was made, and telling of it failed")
 
-    # Questions
-
-    def _feed_readers(self, fresh: Fresh, *, stirred: bool) -> None:
-        if not self._readers:
-            return
-        if stirred:
-            for reader in list(self._readers.values()):
-                self._answer(reader)
-        new: dict[str, list[Block]] = {}
-        for blocks, _ in fresh:
-            for block in blocks:
-                new.setdefault(block.lane, []).append(block)
-        for lane, some in new.items():
-            waiting = self._readers.pop(lane, None)
-            if waiting is not None:
-                # It was caught up with the disk, so these are the next ones: no need to read them back.
-                waiting.reply(some[: waiting.limit])
-
-    def _answer(self, asked: Head) -> None:
-        """Reply with what there is on the disk, or keep the question until there is something."""
-        assert self.store is not None
-        self._readers[asked.lane] = asked
-        try:
-            found, damaged = self.store.head(asked.lane, asked.after, asked.limit)
-        except STORAGE_TROUBLE as error:
-            self._say_trouble(error)
-            self._works.append(Work(nothing, nothing, self.bug, stirs=True))  # asks again after a good commit
-            return
-        for block_id in damaged:
-            self._set_aside(asked.lane, block_id)
-        if found:
-            del self._readers[asked.lane]
-            asked.reply(found)
-
-    def _set_aside(self, lane: str, block_id: BlockId) -> None:
-        def tell(lost: int) -> None:
-            self._log.error("a damaged block was set aside", lane=lane, block=str(block_id), events_lost=lost)
-
-        self._works.append(
-            Work(lambda changes: changes.set_aside(lane, block_id), tell, self.bug, stirs=True)
-        )
-
-    def tell_ticket(self, block: Block, what: Settlement) -> None:
-        """After *what* was committed: those who hold receipts of the block may look."""
-        ticket = self._tickets.get(block.id.seq)
-        if ticket is None:
-            return
-        places: dict[bytes, list[int]] = {}
-        if block.id.part:
-            # Events that were parked lie in another block by now, at other places than in the ticket; an event
-            # that was recorded twice, to the byte, has several places there.
-            for at, event in enumerate(ticket.events):
-                places.setdefault(event, []).append(at)
-        for at in what.delivered:
-            ticket.delivered(block.lane, places.get(block.events[at], (at,)))
-        for at, letter in what.dead:
-            for place in places.get(block.events[at], (at,)):
-                ticket.refused(block.lane, place, letter.words)
-
     # State
-
-    def _say_trouble(self, error: BaseException) -> None:
-        words = f"{type(error).__name__}: {error}".rstrip(": ")
-        if self._trouble != words:
-            self._log.error("the spool cannot be written: events wait in memory", trouble=words)
-        self._trouble = words
-        self._failures += 1
-        self._retry_at = time.monotonic() + _RETRY.wait(self._failures)
-
-    def _say_well(self) -> None:
-        self._failures = 0
-        if self._trouble is not None:
-            self._log.info("the spool can be written again")
-            self._trouble = None
 
     def bug(self, error: BaseException) -> None:
         """A change that nobody waits for could not be made."""
@@ -398,7 +336,9 @@ class Spooler:
     def _leave(self) -> None:
         left = len(self.carried) + (self._source.waiting() if self._source is not None else 0)
         if left:
-            self._log.error("stopped with events that could not be stored", events_lost=left, trouble=self.trouble)
+            self._log.error(
+                "stopped with events that could not be stored", events_lost=left, trouble=self.trouble
+            )
         if self.store is not None:
             self.store.close()
         if self.held is not None and not self.keeps_claim:

@@ -220,7 +220,7 @@ class Transaction:
         found = self._disk.keys(prefix, prefix + _END, _UNPARK_BLOCKS)
         for parked in found:
             self._moved = True
-            self._disk.set(f"l/{lane}/b/{parked[len(prefix):]}", self._disk.get(parked))
+            self._disk.set(f"l/{lane}/b/{parked[len(prefix) :]}", self._disk.get(parked))
             self._disk.delete(parked)
         if len(found) < _UNPARK_BLOCKS:
             self._disk.delete(_parking_key(lane, key))

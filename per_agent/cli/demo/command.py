@@ -173,7 +173,7 @@ def _record_on(plan: Plan, data_dir: Path, seconds: float, teller: _Teller) -> N
         process.wait()
 
 
-def _watch(  # noqa: PLR0913  (what is watched, and until when)
+def _watch(
     process: "subprocess.Popen[bytes]",
     notes: recorder.Notes,
     plan: Plan,

@@ -52,7 +52,7 @@ class Notes:
             file.write("".join(f"{receipt.id}\n" for receipt in receipts))
 
 
-def record(  # noqa: PLR0913  (what the two processes must agree on)
+def record(
     call: Call,
     *,
     events: Annotated[int, typer.Option()],

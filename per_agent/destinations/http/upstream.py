@@ -106,7 +106,7 @@ class Upstream:
     def __repr__(self) -> str:
         return f"Upstream({self.name!r}, {self.url!r})"
 
-    def ask(  # noqa: PLR0913  (a request's own parts)
+    def ask(
         self,
         method: str,
         path: str,

@@ -54,7 +54,7 @@ class PaymentKit:
     takes: frozenset[type[Event]] = frozenset({MeterEvent})
     batch: int = 1  # Payment Kit has no batch call
 
-    def __init__(  # noqa: PLR0913  (the public surface names them)
+    def __init__(
         self,
         url: str,
         access_key: str,
