@@ -531,7 +531,7 @@ def test_a_window_that_began_anew_passes_over_what_it_holds_and_takes_what_is_ol
     window.rewind()
     assert window.take(0, [block(7)]) == [], "the answer to a question that was withdrawn"
     window.ask()
-    assert [(after, limit) for after, limit, _ in spool.asked[1:]] == [(None, 5)]
+    assert [(after, limit) for after, limit, _ in spool.asked[1:]] == [(None, 3)]
     fresh = window.take(1, [block(2), block(5), block(6), block(7)])
     assert [loaded.block.id.seq for loaded in fresh] == [2]
     assert len(list(window)) == 3, "no more than its size"

@@ -177,9 +177,8 @@ class Route:
                         self._delay(item)
                 case Retry(reason, after):
                     self.retries += 1
-                    if (
-                        item.own_troubles == 0
-                    ):  # one that keeps failing while others go through speaks for itself
+                    # One that keeps failing while others go through speaks for itself.
+                    if item.own_troubles == 0:
                         self._fail("retrying", _writable(reason), epoch, after)
                     again.append(item)
                 case Halt(reason):
@@ -202,7 +201,9 @@ class Route:
                 self._park(
                     item, TROUBLED, "keeps failing while others are delivered; tried again from time to time"
                 )
-            elif others_went:
+            elif (
+                others_went or item.own_troubles
+            ):  # the latter did not pause the destination: it must pause itself
                 self._delay(item)
             elif to_the_end:
                 self._ready.append(item)

@@ -107,8 +107,12 @@ class Window:
         A block of which every event has failed does not count, up to a bound: some poison events must not
         keep all others from being tried, which looks like an outage as long as nobody else is asked.
         """
+        return self._room() <= 0
+
+    def _room(self) -> int:
+        """How many blocks may be read."""
         steady = sum(1 for loaded in self._loaded.values() if loaded.failed < loaded.left)
-        return steady >= self._size or len(self._loaded) >= self._size * _STRETCH
+        return min(self._size - steady, self._size * _STRETCH - len(self._loaded))
 
     def ask(self) -> None:
         """Ask the spool for more blocks, as many as there is room for."""
@@ -117,7 +121,7 @@ class Window:
         self._asking = True
         turn = self._turn
         # After a rewind the blocks in memory come along once more, and are passed over.
-        limit = self._size if self._after is not None else self._size + len(self._loaded)
+        limit = self._room() + (len(self._loaded) if self._after is None else 0)
         self.spool.head(self._lane, self._after, limit, lambda blocks: self._arrived(self, turn, blocks))
 
     def take(self, turn: int, blocks: list[Block]) -> list[Loaded]:

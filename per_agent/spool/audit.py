@@ -122,6 +122,8 @@ def read(folder: Path) -> Snapshot | None:
         return None
     except PermissionError as error:
         raise SpoolError(f"{folder}: cannot be read: {error.strerror}; it is another user's") from error
+    except msgspec.MsgspecError as error:
+        raise SpoolError(f"{file}: cannot be read: {error}") from error
     except sqlite3.Error as error:
         if not file.exists() or "no such table" in str(error):
             return None  # it is being made, or was removed just now

@@ -1,0 +1,137 @@
+"""Abandoned spools: who may take them, what must not stop a new agent, and books that are counted once."""
+
+import sqlite3
+
+import pytest
+from programs import run
+from waiting import until
+
+from per_agent import Agent, DeliverySettings, MemoryDestination, SpoolError, SpoolSettings
+from per_agent.destinations import Retry
+from per_agent.spool import Store, snapshots
+
+SOON = SpoolSettings(adopt_interval=0.2)
+LEAVE_BEHIND = """
+from per_agent.destinations import Retry
+import itertools
+agent = Agent(data_dir, [MemoryDestination(itertools.repeat(Retry("down")), name="m")])
+agent.start(wait=True)
+for i in range(int(sys.argv[2])):
+    receipt = agent.add_activity("acme", f"u-{i}", "active")
+receipt.stored()
+print(agent.status()["spool"]["id"], flush=True)
+sys.stdin.readline()
+os._exit(0)
+"""
+
+
+def _leave_behind(data_dir, *counts):
+    """Spools of processes that lived side by side and died, with so many events pending in each."""
+    from programs import start
+
+    programs = []
+    names = []
+    for count in counts:
+        program = start(LEAVE_BEHIND, data_dir, str(count))
+        names.append(program.stdout.readline().strip())
+        programs.append(program)
+    for program in programs:
+        program.communicate("die\n", timeout=30)
+    return [data_dir / "spools" / name for name in names]
+
+
+@pytest.mark.parametrize("damage", ["not a database", "unreadable books"])
+def test_a_damaged_spool_does_not_keep_a_new_agent_from_storing(tmp_path, damage):
+    (spool,) = _leave_behind(tmp_path, 3)
+    if damage == "not a database":
+        (spool / "cache.db").write_bytes(b"x" * 8192)
+        for name in ("cache.db-wal", "cache.db-shm"):
+            (spool / name).unlink(missing_ok=True)
+    else:
+        database = sqlite3.connect(spool / "cache.db")
+        assert database.execute("UPDATE Cache SET value = x'c1' WHERE key = 'l/m/n'").rowcount == 1
+        database.commit()
+        database.close()
+    with Agent(tmp_path, [MemoryDestination(name="m")]) as agent:
+        assert agent.add_activity("acme", "u-new", "active").delivered(20)
+        with pytest.raises(SpoolError, match=spool.name):
+            agent.books()
+    assert spool.exists(), "what is damaged is kept for a person"
+
+
+def test_a_flush_right_after_the_start_waits_for_what_all_dead_processes_left(tmp_path):
+    _leave_behind(tmp_path, 10, 10, 10)
+    destination = MemoryDestination(name="m")
+    with Agent(tmp_path, [destination]) as agent:
+        assert agent.flush(30)
+        assert len(destination.received) == 30
+        assert agent.books()["m"].delivered == 30
+
+
+def test_books_are_counted_once_when_a_process_dies_between_absorbing_and_removing(tmp_path):
+    first, second = _leave_behind(tmp_path, 10, 100)
+    for spool in (first, second):  # both are drained by now
+        store = Store(spool)
+        with store.transaction() as changes:
+            for block in store._head("m", None, 1000)[0]:
+                from per_agent.spool import Settlement
+
+                changes.settle(block, Settlement(delivered=range(block.count)))
+        store.close()
+    absorbing, absorbed = Store(first), Store(second)
+    with absorbing.transaction() as changes:
+        changes.absorb(second.name, dict(absorbed.books))
+    absorbing.close()
+    absorbed.close()
+
+    def accepted():
+        return sum(
+            lane.books.accepted for snapshot in snapshots(tmp_path) for lane in snapshot.lanes.values()
+        )
+
+    assert accepted() == 110
+    with Agent(tmp_path, [MemoryDestination(name="m")], spool=SOON) as agent:
+        until(lambda: len(list((tmp_path / "spools").iterdir())) == 1)
+        assert agent.books()["m"].accepted == 110
+    with Agent(tmp_path, [MemoryDestination(name="m")], spool=SOON) as agent:
+        assert agent.books()["m"].accepted == 110
+
+
+def test_poison_events_that_would_fill_the_window_do_not_stop_the_others(tmp_path):
+    class Upstream(MemoryDestination):
+        def send(self, events):
+            return [Retry("500") if events[0].billing_id == "broken" else super().send(events)[0]]
+
+    destination = Upstream(name="m", batch=1, concurrency=4)
+    delivery = DeliverySettings(backoff_initial=0.02, backoff_max=0.2, window_blocks=4)
+    with Agent(tmp_path, [destination], delivery=delivery) as agent:
+        for i in range(40):  # each in a block of its own, and more poison than blocks in the window
+            agent.add_activity("broken", f"u-{i}", "active").stored()
+        for i in range(40):
+            agent.add_activity("acme", f"u-{i}", "active").stored()
+        until(lambda: len(destination.received) == 40, timeout=60)
+        books = agent.books()["m"]
+        assert (books.delivered, books.dead, books.pending) == (40, 0, 40)
+
+
+def test_words_that_cannot_be_written_do_not_stop_a_destination(tmp_path):
+    destination = MemoryDestination([Retry("half a character: \ud800")], name="m")
+    with Agent(tmp_path, [destination], delivery=DeliverySettings(backoff_initial=0.05)) as agent:
+        assert agent.add_activity("acme", "u-1", "active").delivered(30)
+
+
+def test_a_receipt_of_the_parent_is_not_waited_for_in_a_child(tmp_path):
+    out = run(
+        """
+        from per_agent.destinations import Retry
+        agent = Agent(data_dir, [MemoryDestination([Retry("down", after=300)], name="m")])
+        receipt = agent.add_activity("acme", "u-1", "active")
+        receipt.stored()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if receipt.delivered() is False else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """,
+        tmp_path,
+    )
+    assert out.strip() == "0"
