@@ -167,6 +167,8 @@ class Intake:
         self._refusal = reason
         if not self._closed:
             self._room = self._capacity if reason is None else 0
+        if reason is None:
+            self._progress.announce()  # those that wait for room: a commit may not come to tell them
 
     def seal(self) -> None:
         self.close()

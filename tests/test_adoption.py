@@ -3,12 +3,12 @@
 import sqlite3
 
 import pytest
-from programs import run
+from programs import run, start
 from waiting import until
 
 from per_agent import Agent, DeliverySettings, MemoryDestination, SpoolError, SpoolSettings
 from per_agent.destinations import Retry
-from per_agent.spool import Store, snapshots
+from per_agent.spool import Settlement, Store, snapshots
 
 SOON = SpoolSettings(adopt_interval=0.2)
 LEAVE_BEHIND = """
@@ -27,8 +27,6 @@ os._exit(0)
 
 def _leave_behind(data_dir, *counts):
     """Spools of processes that lived side by side and died, with so many events pending in each."""
-    from programs import start
-
     programs = []
     names = []
     for count in counts:
@@ -72,10 +70,9 @@ def test_books_are_counted_once_when_a_process_dies_between_absorbing_and_removi
     first, second = _leave_behind(tmp_path, 10, 100)
     for spool in (first, second):  # both are drained by now
         store = Store(spool)
+        block_list, _ = store.head("m", None, 1000)
         with store.transaction() as changes:
-            for block in store._head("m", None, 1000)[0]:
-                from per_agent.spool import Settlement
-
+            for block in block_list:
                 changes.settle(block, Settlement(delivered=range(block.count)))
         store.close()
     absorbing, absorbed = Store(first), Store(second)
@@ -109,7 +106,7 @@ def test_poison_events_that_would_fill_the_window_do_not_stop_the_others(tmp_pat
             agent.add_activity("broken", f"u-{i}", "active").stored()
         for i in range(40):
             agent.add_activity("acme", f"u-{i}", "active").stored()
-        until(lambda: len(destination.received) == 40, timeout=60)
+        until(lambda: agent.books()["m"].delivered == 40, timeout=60)
         books = agent.books()["m"]
         assert (books.delivered, books.dead, books.pending) == (40, 0, 40)
 

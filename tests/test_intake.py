@@ -22,6 +22,7 @@ from per_agent import (
 )
 from per_agent.destinations import Delivered, Parked, Refused, Retry
 from per_agent.errors import Refused as RefusedError
+from per_agent.errors import SpoolFull
 from per_agent.event import Activity, MeterEvent, Progress
 from per_agent.intake import Intake
 
@@ -112,6 +113,21 @@ def test_a_full_buffer_holds_the_caller_up_where_that_was_chosen_until_there_is_
     assert late
     assert agent.close()
     assert agent.books()["memory"].delivered == 4
+
+
+def test_a_caller_that_is_held_up_learns_of_room_also_when_nothing_was_committed_meanwhile():
+    waits = threading.Event()
+    door = Intake(IntakeSettings(overflow="block"), Progress(waits.set), lambda: None)
+    door.refuse(SpoolFull("the spool is full"))
+    caller = threading.Thread(target=lambda: door.accept(event(), ("a",)), daemon=True)
+    caller.start()
+    assert waits.wait(30)
+    caller.join(0.1)
+    assert caller.is_alive()
+    door.refuse(None)
+    caller.join(30)
+    assert not caller.is_alive()
+    assert door.waiting() == 1
 
 
 def test_a_caller_that_is_held_up_learns_of_the_close(blocked):
