@@ -1,5 +1,7 @@
 """Small programs that tests run as real processes, to see what becomes of events when they end or fork."""
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,7 +19,12 @@ def run(
 ) -> str:
     """Run *program* (after `PRELUDE`) to its end. Gives its stdout; fails when it says anything on stderr."""
     done = start(program, data_dir, *arguments, python=python)
-    out, err = done.communicate(timeout=timeout)
+    try:
+        out, err = done.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(done.pid, signal.SIGKILL)  # its children, too: one that hangs must not outlive the test
+        done.communicate()
+        raise
     assert done.returncode == 0, err
     assert not err, err
     return out
@@ -33,4 +40,5 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
