@@ -511,17 +511,24 @@ def test_a_block_that_was_half_settled_before_waits_for_the_other_half_only(wind
     assert list(window) == []
 
 
-def test_a_window_asks_for_as_many_blocks_as_there_is_room_for_and_once(window):
+def test_a_window_asks_once_and_takes_no_more_blocks_than_there_is_room_for(window):
     spool = window.recorded
     window.ask()
     window.ask()
     assert [(after, limit) for after, limit, _ in spool.asked] == [(None, 3)]
     window.take(0, [block(1), block(2)])
     window.ask()
-    assert [(after, limit) for after, limit, _ in spool.asked[1:]] == [(BlockId(2), 1)]
-    window.take(0, [block(3)])
+    assert [after for after, _, _ in spool.asked[1:]] == [BlockId(2)]
+    (third,) = window.take(0, [block(3), block(4), block(5)])
     window.ask()
     assert len(spool.asked) == 2, "it is full"
+    third.delivered(0)
+    third.settle(now, hurried=True)
+    spool.settled[0][1]()
+    window.ask()
+    assert [after for after, _, _ in spool.asked[2:]] == [BlockId(3)], (
+        "what there was no room for is asked for again"
+    )
 
 
 def test_a_window_that_began_anew_passes_over_what_it_holds_and_takes_what_is_older(window):

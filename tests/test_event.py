@@ -332,10 +332,9 @@ def test_what_the_caller_does_to_its_dict_after_the_call_changes_nothing():
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 seconds = st.floats(min_value=0, max_value=99_999_999_999, allow_nan=False)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
-json_values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
-    max_leaves=8,
+flat_values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(texts, scalars, max_size=3)
+json_values = (
+    flat_values | st.lists(flat_values, max_size=3) | st.dictionaries(texts, flat_values, max_size=3)
 )
 activities = st.builds(
     lambda *given: new_activity(*given, id="id-1", now=NOW), texts, texts, texts, st.none() | seconds

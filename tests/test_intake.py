@@ -347,7 +347,8 @@ class Interruption(Exception):
 
 def test_an_exception_in_the_middle_of_a_call_leaves_nothing_half_done(tmp_path, alarm):
     destination = MemoryDestination()
-    agent = Agent(tmp_path, [destination], intake=IntakeSettings(linger=0.0))
+    # A buffer that this flood cannot fill, however fast the machine and slow the disk.
+    agent = Agent(tmp_path, [destination], intake=IntakeSettings(linger=0.0, buffer_events=10_000_000))
     agent.start(wait=True)
     armed = False
     interrupted = 0
