@@ -81,7 +81,9 @@ class Engine:
             while not self._stopping.is_set():
                 try:
                     self._start_missing()
-                except RuntimeError:  # no thread to be had now: a limit, or the interpreter ends
+                except RuntimeError as error:
+                    if "shutdown" in str(error):
+                        return  # the program has ended already, and this Python starts no threads then
                     self._log.error("the agent's threads cannot be started: events wait in memory")
                     self._stopping.wait(_START_AGAIN)
                 else:
