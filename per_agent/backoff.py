@@ -1,4 +1,4 @@
-"""The arithmetic of waiting: the time until the next attempt, `Retry-After`, and a sleep that can be left.
+"""The arithmetic of waiting: the time until the next attempt, and `Retry-After`.
 
 The exponential is tenacity's `wait_exponential`. Its `wait_random_exponential` is that same arithmetic with
 a `random.uniform(min, value)` around it, drawn from the global `random` with no way to pass another source;
@@ -12,7 +12,6 @@ are still spread over nine tenths of the window, and those of one agent do grow.
 import math
 import random
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
@@ -92,24 +91,3 @@ class Backoff:
 
     def _jittered(self, longest: float) -> float:
         return min(self.uniform(longest * _FLOOR, longest), longest)  # uniform() may round up past its end
-
-
-class Stopped(Exception):
-    """The stop event was set: the wait was left, and nothing more is to be tried.
-
-    Not a `PerAgentError`: it never reaches a caller, and an `except PerAgentError` must not swallow it.
-    """
-
-
-def interruptible(stop: threading.Event) -> Callable[[float], None]:
-    """A `sleep` for tenacity that raises `Stopped` at once when *stop* is set, before or during the wait.
-
-    tenacity's own `sleep_using_event` wakes at once too, but returns: all attempts that remain would then
-    run without a pause. An exception out of `sleep` leaves the `Retrying` with no further attempt.
-    """
-
-    def sleep(seconds: float) -> None:
-        if stop.wait(seconds):
-            raise Stopped
-
-    return sleep

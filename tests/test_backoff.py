@@ -1,7 +1,6 @@
 """The arithmetic of waiting: bounds that hold for every input, and a sleep that lets go."""
 
 import random
-import threading
 import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -11,7 +10,7 @@ import tenacity
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from per_agent.backoff import MAX_RETRY_AFTER, Backoff, Stopped, interruptible, retry_after
+from per_agent.backoff import MAX_RETRY_AFTER, Backoff, retry_after
 
 NOW = 1_700_000_000.0
 seconds = st.floats(min_value=0.001, max_value=3600.0)
@@ -167,43 +166,3 @@ def test_tenacity_still_draws_its_jitter_from_the_global_source():
     expected = random.uniform(0, 8.0)
     random.seed(3)
     assert strategy(state) == expected
-
-
-# the interruptible sleep
-
-
-def test_a_sleep_ends_by_itself_when_nobody_stops_it():
-    began = time.monotonic()
-    interruptible(threading.Event())(0.05)
-    assert 0.04 <= time.monotonic() - began < 5.0
-
-
-def test_a_stop_that_came_first_leaves_the_sleep_at_once():
-    stop = threading.Event()
-    stop.set()
-    for wait in (100.0, 0.0):
-        began = time.monotonic()
-        with pytest.raises(Stopped):
-            interruptible(stop)(wait)
-        assert time.monotonic() - began < 5.0
-
-
-def test_a_stop_leaves_a_long_retry_at_once_and_without_another_attempt():
-    stop = threading.Event()
-    attempts = []
-
-    def fail():
-        attempts.append(time.monotonic())
-        threading.Timer(0.05, stop.set).start()
-        raise OSError("the disk says no")
-
-    retrying = tenacity.Retrying(
-        wait=tenacity.wait_fixed(100),
-        stop=tenacity.stop_after_attempt(5),
-        sleep=interruptible(stop),
-        reraise=True,
-    )
-    with pytest.raises(Stopped):
-        retrying(fail)
-    assert time.monotonic() - attempts[0] < 10.0
-    assert len(attempts) == 1
