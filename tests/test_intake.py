@@ -300,6 +300,7 @@ def alarm():
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.signals
 @pytest.mark.parametrize("overflow", ["raise", "drop_newest", "block"])
 def test_a_signal_handler_that_records_events_loses_and_doubles_nothing(tmp_path, alarm, overflow):
     destination = MemoryDestination()
@@ -345,6 +346,7 @@ class Interruption(Exception):
     pass
 
 
+@pytest.mark.signals
 def test_an_exception_in_the_middle_of_a_call_leaves_nothing_half_done(tmp_path, alarm):
     destination = MemoryDestination()
     # A buffer that this flood cannot fill, however fast the machine and slow the disk.
