@@ -1,6 +1,9 @@
 """A real upstream in trouble: nothing is lost, nothing is doubled where it can be told, nobody is held up."""
 
+import json
 import resource
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,8 +17,13 @@ QUICK = DeliverySettings(backoff_initial=0.1, backoff_max=1.0, probe_interval=0.
 
 
 def _balanced(agent):
+    """The agent's books; they balance, and so says the command, which recounts what lies on the disk."""
     books = agent.books()
     assert all(counts.balanced for counts in books.values()), books
+    command = [sys.executable, "-m", "per_agent.cli", "books", "--json", "--data-dir", str(agent.data_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["balanced"] is True
     return books
 
 
@@ -40,6 +48,7 @@ def test_an_outage_and_a_rate_limit_lose_nothing_and_hold_up_no_caller(tmp_path,
         for recorder in recorders:
             recorder.join()
         recorded_in = time.monotonic() - began
+        assert recorded_in < 20, "the callers were done before the outage was"
         books = _balanced(agent)["per"]
         assert books.accepted == threads * each
         assert books.delivered == 0, "the upstream was down: the callers did not wait for it"
