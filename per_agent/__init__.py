@@ -10,17 +10,19 @@ The map of the house, from the doors down; imports only ever run down this list:
 
 ================  ===================================================================================
 `cli`             the command `per-agent`
+`sidecar`         `per-agent run`: takes events over HTTP from other processes; nothing here imports it
 `agent`           `Agent`: builds the parts, starts and stops them in order, survives forks and exits
 `intake`          from the caller's thread into a bounded buffer
 `courier`         from the spool to the destinations, with pauses, retries and parking
 `passthrough`     reports and meter management, straight to the upstream
 `spool`           the durable queue of one process: lanes of blocks, dead letters, the books
-`destinations`    Per, Payment Kit, the embedded ledger, the in-memory double
+`destinations`    Per, Payment Kit, the embedded ledger, a sidecar, the in-memory double
 `ledger`          the embedded usage ledger (SQLite)
 `backoff`         the arithmetic of waiting
 `settings`        TOML, environment and credentials
 `event`, `books`  the words that everyone uses
-`errors`, `log`   the error tree; the agent's own log lines
+`errors`, `log`   the error tree; the agent's own log lines; `version`, as it was installed
+`histogram`       how often values fell where, for latencies
 ================  ===================================================================================
 
 Two ranked goals settle every question in it: an accepted event is never lost or doubled; the caller is
@@ -38,6 +40,7 @@ from per_agent.destinations.local import Ledger
 from per_agent.destinations.memory import MemoryDestination
 from per_agent.destinations.payment_kit import PaymentKit
 from per_agent.destinations.per import Per
+from per_agent.destinations.sidecar import Sidecar
 from per_agent.errors import (
     AgentClosed,
     BufferFull,
@@ -75,6 +78,7 @@ __all__ = [
     "RateLimited",
     "Receipt",
     "Refused",
+    "Sidecar",
     "SpoolCorrupt",
     "SpoolError",
     "SpoolFull",

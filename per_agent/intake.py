@@ -17,6 +17,7 @@ from per_agent.errors import AgentClosed, BufferFull, PerAgentError
 from per_agent.event import Event, Progress, Receipt, encode
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings
+from per_agent.spool import by_lane
 
 _NEVER: Final = 2**62
 _LOG_EVERY: Final = 30.0  # seconds between two lines that say that events are being refused
@@ -39,6 +40,8 @@ class Intake:
         self._waiting: deque[Receipt] = deque()
         self._room = self._capacity
         self._mark = 1
+        self.since = time.time()
+        """When it was last seen that an event waits, in epoch seconds."""
         self._closed = False
         self._sealed = False
         self._refusal: PerAgentError | None = None
@@ -86,10 +89,17 @@ class Intake:
 
     def in_memory(self) -> dict[str, int]:
         """For each lane, the events that wait in the buffer."""
-        counts: Counter[str] = Counter()
-        for receipt in tuple(self._waiting):
-            counts.update(receipt._lanes)  # noqa: SLF001  (the intake makes receipts)
-        return dict(counts)
+        return by_lane(tuple(self._waiting))
+
+    @property
+    def refusing(self) -> str | None:
+        """Why no event is taken in, in words, or None."""
+        if self._closed:
+            return "the agent is closed"
+        if self._refusal is not None:
+            return str(self._refusal)
+        full = len(self._waiting) >= self._capacity
+        return f"{self._capacity} events wait for the disk" if full else None
 
     @property
     def overflows(self) -> dict[str, int]:
@@ -136,6 +146,7 @@ class Intake:
                 return
             raise AgentClosed("the agent was closed: the event was not accepted")
         self._mark = _NEVER
+        self.since = time.time()
         self._wake()
 
     # The spooler's side (`per_agent.spool.Source`)

@@ -3,9 +3,13 @@
 A guest leaves the host's logging as it is: nothing is configured globally, nothing is printed unless the
 host wants it, and a log call never raises into the code that made it. State changes are logged, never
 events, payloads, ids of people or tokens.
+
+A record's message is one line of logfmt; its attribute `facts` holds the same as a dict, for a handler that
+writes another form, such as the sidecar's JSON.
 """
 
 import logging
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -13,12 +17,17 @@ import structlog
 _sink = logging.getLogger("per_agent")
 _sink.addHandler(logging.NullHandler())
 
+_logfmt = structlog.processors.LogfmtRenderer(key_order=["event"], drop_missing=True)
+
+
+def _as_record(logger: Any, name: str, facts: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
+    """What `logging` is called with: the line, and the facts beside it."""
+    return (str(_logfmt(logger, name, dict(facts))),), {"extra": {"facts": dict(facts)}}
+
+
 _structured = structlog.wrap_logger(
     _sink,
-    processors=[
-        structlog.processors.format_exc_info,
-        structlog.processors.LogfmtRenderer(key_order=["event"], drop_missing=True),
-    ],
+    processors=[structlog.processors.format_exc_info, _as_record],
     wrapper_class=structlog.BoundLogger,
 )
 

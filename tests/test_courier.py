@@ -330,7 +330,7 @@ def test_stop_does_not_wait_for_a_destination_that_is_in_trouble_again_with_the_
     closed: list[bool] = []
     closing = threading.Thread(target=lambda: closed.append(agent.close(100)))
     closing.start()
-    until(lambda: agent._progress.awaited)
+    until(lambda: agent._life.progress.awaited)
     destination.gate.set()
     closing.join(50)
     assert closed == [False]
@@ -691,7 +691,7 @@ def test_a_defect_in_a_probe_keeps_events_parked_until_the_next(tmp_path):
 def test_bytes_that_this_version_cannot_read_go_to_the_dead_letters_and_hold_nothing_up(tmp_path):
     with Agent(tmp_path, [MemoryDestination([Halt("wrong token")])]) as agent:
         add(agent).stored(30)
-        agent._engine.spool.run(
+        agent._life.engine.spool.run(
             lambda changes: changes.append(
                 ("memory",), [b"from the future", encode(Activity("x", "a", "u-x", "t", 1.0))], 1.0
             )
@@ -713,7 +713,7 @@ def test_the_threads_of_a_destination_end_when_they_are_told(tmp_path):
     senders = Senders(MemoryDestination(concurrency=3))
     senders.start()
     answers: list[object] = []
-    senders.send([Activity("1", "a", "u", "t", 1.0)], answers.append)
+    senders.send([Activity("1", "a", "u", "t", 1.0)], lambda outcomes, _: answers.append(outcomes))
     senders.stop()
     assert senders.join(lambda: 30.0)
     assert answers == [[Delivered()]]

@@ -5,15 +5,18 @@ import threading
 import time
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from sidecar_double import SidecarDouble
 
 from per_agent.destinations import Delivered, Halt, Retry
 from per_agent.destinations.local import Ledger
 from per_agent.destinations.memory import MemoryDestination
 from per_agent.destinations.payment_kit import PaymentKit
 from per_agent.destinations.per import Per
+from per_agent.destinations.sidecar import Sidecar
 from per_agent.event import Activity, MeterEvent
 
 TOKEN = "t0ken-that-nobody-may-see"
@@ -26,6 +29,12 @@ class Bench:
     kind: type = Activity
     over_http = True
     counts_once = True
+    refusal = '{"error": "\\"x\\" must be y"}'
+
+    @staticmethod
+    def served_by(upstream, folder):
+        """What answers the destination, as a context manager."""
+        return nullcontext(upstream)
 
     def __init__(self, upstream, folder, timeout=5.0):
         self.upstream = upstream
@@ -109,15 +118,45 @@ class LedgerActivityBench(LedgerBench):
         return Activity(f"id-{number}", "b", "u", f"t-{number}-{text}", 1_700_000_000.0)
 
 
-BENCHES = [PerBench, PaymentKitBench, MemoryBench, LedgerBench, LedgerActivityBench]
+class SidecarBench(Bench):
+    refusal = '{"detail": "no", "rejected": [{"position": 0, "errors": {"x": "must be y"}}]}'
+
+    @staticmethod
+    def served_by(upstream, folder):
+        return SidecarDouble(folder, TOKEN)
+
+    def make(self):
+        return Sidecar(self.upstream.address, TOKEN, timeout=self.timeout)
+
+    def counted(self):
+        return Counter(self.upstream.events.keys())
+
+
+class SidecarOverTcpBench(SidecarBench):
+    kind = MeterEvent
+
+    def make(self):
+        return Sidecar(self.upstream.url, TOKEN, timeout=self.timeout)
+
+
+BENCHES = [
+    PerBench,
+    PaymentKitBench,
+    MemoryBench,
+    LedgerBench,
+    LedgerActivityBench,
+    SidecarBench,
+    SidecarOverTcpBench,
+]
 HTTP = [bench for bench in BENCHES if bench.over_http]
 
 
 @pytest.fixture
 def bench(request, upstream, tmp_path):
-    made = request.param(upstream, tmp_path)
-    yield made
-    made.destination.close()
+    with request.param.served_by(upstream, tmp_path) as server:
+        made = request.param(server, tmp_path)
+        yield made
+        made.destination.close()
 
 
 every = pytest.mark.parametrize("bench", BENCHES, indirect=True, ids=lambda one: one.__name__)
@@ -284,9 +323,9 @@ def test_an_upstream_that_is_killed_between_two_sends_loses_and_doubles_nothing(
     ],
     ids=str,
 )
-def test_whatever_an_upstream_does_there_is_an_outcome_in_bounded_time(upstream, tmp_path, bench, rule):
-    bench = type(bench)(upstream, tmp_path, timeout=0.3)
-    upstream.rule(**({"body": {"error": f"echo of {TOKEN}", "n": "x" * 2000}} | rule))
+def test_whatever_an_upstream_does_there_is_an_outcome_in_bounded_time(tmp_path, bench, rule):
+    bench = type(bench)(bench.upstream, tmp_path, timeout=0.3)
+    bench.upstream.rule(**({"body": {"error": f"echo of {TOKEN}", "n": "x" * 2000}} | rule))
     begun = time.monotonic()
     (outcome,) = bench.destination.send([bench.event(1)])
     assert bench.destination.probe("meter:live:api.calls") in (True, False)
@@ -300,8 +339,8 @@ def test_whatever_an_upstream_does_there_is_an_outcome_in_bounded_time(upstream,
 
 @every_http
 def test_trouble_of_one_event_is_not_told_as_trouble_of_all(bench):
-    bench.upstream.rule(status=400, body={"error": '"x" must be y'}, users=["u-1-x"])
-    bench.upstream.rule(status=400, body={"error": '"x" must be y'}, method="POST", count=1)
+    bench.upstream.rule(status=400, body=bench.refusal, users=["u-1-x"])
+    bench.upstream.rule(status=400, body=bench.refusal, method="POST", count=1)
     (bad,) = bench.destination.send([bench.event(1)])
     assert not isinstance(bad, Halt | Retry)
     deliver(bench, [2])

@@ -371,7 +371,7 @@ def test_an_exception_in_the_middle_of_a_call_leaves_nothing_half_done(tmp_path,
         except Interruption:
             interrupted += 1
     # Nobody wakes it, waits for it or adds anything more, and yet all is stored: no call left it asleep.
-    until(lambda: agent._intake.waiting() == 0, timeout=10)
+    until(lambda: agent._life.intake.waiting() == 0, timeout=10)
     assert agent.flush(60)
     assert agent.close()
     received = [one.id for one in destination.received]
@@ -529,7 +529,7 @@ def test_many_coroutines_share_the_commits_that_they_wait_for(tmp_path):
                 return await add(agent, n)
 
             assert all(await asyncio.gather(*(one(n) for n in range(2000))))
-            return agent._engine.spool.commits
+            return agent._life.engine.spool.commits
 
     assert asyncio.run(main()) < 200
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from per_agent.backoff import MAX_RETRY_AFTER, Backoff
@@ -23,14 +24,19 @@ from per_agent.settings import (
     PerSettings,
     Secret,
     Settings,
+    SidecarDestinationSettings,
+    SidecarSettings,
     SpoolSettings,
     default_data_dir,
     example,
     load,
     show,
+    socket_path,
+    token_path,
 )
 from per_agent.settings.reader import Reader
-from per_agent.settings.sections import DESTINATIONS, SECTIONS
+from per_agent.settings.sections import SECTIONS
+from per_agent.settings.upstreams import DESTINATIONS
 
 HOME = {"HOME": "/home/someone"}
 TOKEN = "tok_live_Zq81hVt0b3GxYw"  # what must never be seen in a message
@@ -254,8 +260,8 @@ def test_all_problems_of_a_file_are_named_at_once(write):
         "delivery.zebra: unknown key; expected one of backoff_initial, backoff_max, retry_after_max, probe_interval, refusal_attempts, window_blocks",
         "delivery.backoff_initial: expected a number (above 0 and at most 3600), found 0",
         "delivery.refusal_attempts: expected an integer (at least 1 and at most 1000), found 1.5",
-        """destinations.a.type: expected one of "per", "payment_kit", "ledger", found the string 'pre'; did you mean per?""",
-        'destinations.b.type: expected one of "per", "payment_kit", "ledger", found nothing',
+        """destinations.a.type: expected one of "per", "payment_kit", "ledger", "sidecar", found the string 'pre'; did you mean per?""",
+        'destinations.b.type: expected one of "per", "payment_kit", "ledger", "sidecar", found nothing',
         "destinations.c.url: is missing; expected a URL such as https://host/path",
         'destinations.c.access_key: is missing; expected { env = "NAME" }, { file = "/path" } or { credential = "name" }',
         "destinations.c.livemode: expected true or false, found 1",
@@ -365,6 +371,8 @@ tables = st.recursive(
 )
 
 
+# Tables of Unicode's characters are made at first use, which takes a slow machine longer than Hypothesis likes.
+@trials(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*SECTIONS, "destinations", "other"]), tables, max_size=5))
 def test_whatever_the_tables_hold_they_are_settings_or_named_problems(content):
     reader = Reader(HOME, Path("/nonexistent"), exposed=True)
@@ -551,6 +559,182 @@ def test_credentials_in_the_clear_are_warned_about_unless_they_stay_on_this_mach
     assert ["PAYMENT_KIT_URL" in warning for warning in load(None, environ).warnings] == [True] * warned
 
 
+# The sidecar
+
+
+def test_the_sidecar_s_settings_come_from_the_file(write, tmp_path):
+    settings = load(
+        write(
+            """
+            [sidecar]
+            unix_socket = "s.sock"
+            unix_mode = "0600"
+            unix_group = "www-data"
+            listen = "[::1]:80"
+            hosts = ["sidecar.internal", "10.0.0.1", "[fd00::1]"]
+            token = "tok"
+            max_body = "1 MiB"
+            """
+        ),
+        HOME,
+    )
+    assert settings.sidecar == SidecarSettings(
+        unix_socket=tmp_path / "s.sock",
+        unix_mode="0600",
+        unix_group="www-data",
+        listen="[::1]:80",
+        hosts=("sidecar.internal", "10.0.0.1", "[fd00::1]"),
+        token=Secret("tok"),
+        max_body=2**20,
+    )
+    assert settings.sidecar.mode == 0o600
+    assert settings.warnings == ()
+    assert json.loads(json.dumps(show(settings)))["sidecar"]["hosts"] == list(settings.sidecar.hosts)
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("", None),
+        ("127.0.0.1:4737", ("127.0.0.1", 4737)),
+        ("127.8.0.1:0", ("127.8.0.1", 0)),
+        ("localhost:1", ("localhost", 1)),
+        ("[::1]:65535", ("::1", 65535)),
+    ],
+)
+def test_what_to_listen_on_is_taken_apart(listen, address):
+    assert SidecarSettings(listen=listen).address == address
+
+
+@pytest.mark.parametrize(
+    ("listen", "words"),
+    [
+        ("127.0.0.1", "found no port"),
+        ("4737", "found no port"),
+        (":4737", "found no host"),
+        ("127.0.0.1:", "found no usable port"),
+        ("127.0.0.1:http", "found no usable port"),
+        ("127.0.0.1:65536", "found no usable port"),
+        ("127.0.0.1:٣", "found no usable port"),
+        ("127.0.0.1:-1", "found no usable port"),
+        ("::1:80", "found colons that no [ ] stands around"),
+        ("[::1]", "found no port"),
+        ("[127.0.0.1]:80", "found a host that is neither a name nor an address"),
+        ("127.0.0.256:80", "found a host that is neither a name nor an address"),
+        ("http://127.0.0.1:80", "found colons that no [ ] stands around"),
+        ("*:80", "found a host that is neither a name nor an address"),
+        ("a b:80", "found a host that is neither a name nor an address"),
+    ],
+)
+def test_what_cannot_be_listened_on_is_named(write, listen, words):
+    path = write(f'[sidecar]\nlisten = "{listen}"\n')
+    expected = """expected "HOST:PORT", "[::1]:PORT", or "" for no TCP"""
+    assert problems(path) == [f"{path}: sidecar.listen: {expected}, {words}"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.1.2.3", "sidecar.internal", "[fd00::1]"])
+def test_what_other_machines_reach_must_be_allowed(write, host):
+    [problem] = problems(write(f'[sidecar]\nlisten = "{host}:4737"\n'))
+    assert "sidecar.listen: other machines may reach this host" in problem
+    assert problem.endswith("listen on 127.0.0.1 or [::1], or set allow_remote = true")
+    allowed = load(write(f'[sidecar]\nlisten = "{host}:4737"\nallow_remote = true\n'), HOME)
+    assert allowed.sidecar.address == (host.strip("[]"), 4737)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("unix_mode = 660", 'unix_mode: expected octal text such as "0660", found 660'),
+        ('unix_mode = "0o660"', "unix_mode: expected octal text such as \"0660\", found the string '0o660'"),
+        ('unix_mode = "0668"', "unix_mode: expected octal text such as \"0660\", found the string '0668'"),
+        ('unix_mode = "4755"', "unix_mode: expected octal text such as \"0660\", found the string '4755'"),
+        ("unix_group = 5", "unix_group: expected a string, found 5"),
+        ('unix_group = ""', "unix_group: expected the name of a group, found an empty string"),
+        ('hosts = "a"', "hosts: expected a list of strings, found the string 'a'"),
+        ('hosts = ["a", 5]', "hosts: expected a list of strings, found 5 as item 2"),
+        ("listen = 4737", 'listen: expected "HOST:PORT", "[::1]:PORT", or "" for no TCP, found 4737'),
+        ("max_body = 10", 'max_body: expected bytes, as an integer or such as "10 GiB", at least 65536, found 10'),
+        ("token = 5", 'token: expected { env = "NAME" }, { file = "/path" } or { credential = "name" }, found an integer'),
+        ('log_format = "xml"', """log_format: expected "auto", "console" or "json", found the string 'xml'"""),
+        ("idle_timeout = 0", "idle_timeout: expected a number (above 0 and at most 3600), found 0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_of_the_sidecar_is_named_precisely(write, line, problem):
+    path = write(f"[sidecar]\n{line}\n")
+    assert problems(path) == [f"{path}: sidecar.{problem}"]
+
+
+@pytest.mark.parametrize("host", ["http://a", "a:80", "a/b", "", "::1", "[x]", "-a", "1.2.3"])
+def test_a_host_that_no_client_can_name_is_no_host(host):
+    with pytest.raises(ConfigError, match="hosts: item 2 is no host: expected a name or an address"):
+        SidecarSettings(hosts=("good.example", host))
+
+
+def test_a_socket_s_path_is_no_longer_than_the_kernel_takes():
+    assert SidecarSettings(unix_socket=Path("/" + "s" * 106)).unix_socket is not None
+    with pytest.raises(ConfigError, match=r"unix_socket: is 108 bytes long, and .* at most 107"):
+        SidecarSettings(unix_socket=Path("/" + "s" * 107))
+
+
+def test_the_socket_lies_where_it_is_set_else_in_the_runtime_folder_else_beside_the_data():
+    systemd = {**HOME, "RUNTIME_DIRECTORY": "/run/one:/run/two"}
+    settings = load(None, {**HOME, "PER_AGENT_DATA_DIR": "/d"})
+    assert socket_path(settings, {}) == Path("/d/agent.sock")
+    assert socket_path(settings, {"RUNTIME_DIRECTORY": ""}) == Path("/d/agent.sock")
+    assert socket_path(settings, systemd) == Path("/run/one/agent.sock")
+    assert socket_path(Settings(), HOME) == Path("/home/someone/.local/state/per-agent/agent.sock")
+    placed = Settings(sidecar=SidecarSettings(unix_socket=Path("/p.sock")))
+    assert socket_path(placed, systemd) == Path("/p.sock")
+
+
+def test_the_token_lies_beside_the_data():
+    assert token_path(load(None, {"PER_AGENT_DATA_DIR": "/d"})) == Path("/d/sidecar.token")
+    with pytest.raises(ConfigError, match=r"agent\.data_dir"):
+        token_path(Settings())
+
+
+def test_a_sidecar_as_destination_needs_nothing_but_its_type(write):
+    settings = load(write('[destinations.s]\ntype = "sidecar"\n'), HOME)
+    assert settings.destinations == {"s": SidecarDestinationSettings()}
+    assert settings.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "found nothing"),
+        ("/run/agent.sock", "no http:// or https:// in front"),
+        ("unix:", "no absolute path after unix:"),
+        ("unix:agent.sock", "no absolute path after unix:"),
+        ("unix://run/agent.sock", "no absolute path after unix:"),
+        ("unix:/" + "s" * 107, "is 108 bytes long"),
+        ("ftp://host", "no http:// or https:// in front"),
+        ("http://me:hunter2@host", "credentials inside"),
+    ],
+)
+def test_where_no_sidecar_can_be_is_named(write, url, words):
+    [problem] = problems(write(f'[destinations.s]\ntype = "sidecar"\nurl = "{url}"\n'))
+    assert "destinations.s.url: " in problem
+    assert words in problem
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("unix:/run/agent.sock", False),
+        ("unix:///run/agent.sock", False),
+        ("http://127.0.0.1:4737", False),
+        ("https://sidecar.internal", False),
+        ("http://sidecar.internal:4737", True),
+    ],
+)
+def test_a_sidecar_on_another_machine_is_allowed_with_a_warning_where_it_is_in_the_clear(write, url, warned):
+    settings = load(write(f'[destinations.s]\ntype = "sidecar"\nurl = "{url}"\n'), HOME)
+    assert settings.destinations["s"].url == url
+    assert ["destinations.s.url" in warning for warning in settings.warnings] == [True] * warned
+
+
 # The structs
 
 
@@ -646,13 +830,20 @@ def test_the_example_has_every_setting_and_no_other(everything):
 
 
 def test_every_default_in_the_example_is_the_one_in_the_code(write, everything):
-    environ = {**HOME, "PER_ACTIVITY_TOKEN": "a", "PER_REPORTING_TOKEN": "r"}
+    environ = {
+        **HOME,
+        "PER_ACTIVITY_TOKEN": "a",
+        "PER_REPORTING_TOKEN": "r",
+        "PER_AGENT_SIDECAR_TOKEN": "s",
+    }
     path = write(switched_on(example()))
     credentials = path.parent / "credentials"
     credentials.mkdir()
     (credentials / "payment-kit-access-key").write_text("key")
+    (credentials / "sidecar-token").write_text("key")
     settings = load(path, {**environ, "CREDENTIALS_DIRECTORY": str(credentials)})
     assert settings.warnings == ()
+    assert settings.destinations["sidecar"].token == Secret("s")
     made = {name: getattr(settings, name) for name in SECTIONS}
     made |= {f"destinations.{name}": made for name, made in settings.destinations.items()}
     compared = 0
@@ -662,7 +853,7 @@ def test_every_default_in_the_example_is_the_one_in_the_code(write, everything):
                 continue  # there is no default to write down: what stands there is an example
             assert getattr(made[name], field.name) == field.default, f"{name}.{field.name}"
             compared += 1
-    assert compared == 19
+    assert compared == 35
 
 
 def test_every_setting_in_the_example_has_a_line_of_why_right_above_it():

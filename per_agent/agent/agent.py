@@ -1,7 +1,6 @@
 """`Agent`: what an application holds. Takes events in, answers for them, and hands the rest to its parts."""
 
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -10,25 +9,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from per_agent.agent import hooks
 from per_agent.agent.build import destination_of, lanes_of, meter_events_of, meters_of, reports_of
-from per_agent.agent.engine import Engine
+from per_agent.agent.life import Life
+from per_agent.agent.statistics import Statistics
 from per_agent.books import Books, total
 from per_agent.destinations import Destination
 from per_agent.destinations.local import Ledger
 from per_agent.destinations.payment_kit import PaymentKit
-from per_agent.errors import AgentClosed, InvalidEvent
+from per_agent.errors import InvalidEvent
 from per_agent.event import (
     Activity,
-    Identifiers,
+    Event,
     MeterEvent,
-    Progress,
     Receipt,
     event_from_record,
     new_activity,
     new_meter_event,
 )
-from per_agent.intake import Intake
 from per_agent.log import Log
 from per_agent.passthrough import MeterEvents, Meters
 from per_agent.settings import (
@@ -40,8 +37,6 @@ from per_agent.settings import (
     load,
 )
 from per_agent.spool import DeadLetters, snapshots
-
-_left_to_parents: list[Any] = []  # keeps what belongs to a parent process from being taken down in its child
 
 
 class Agent:
@@ -75,17 +70,14 @@ class Agent:
         self.destinations: tuple[Destination, ...] = tuple(destinations or [Ledger()])
         self._lanes = lanes_of(self.destinations)
         self._livemode = next((d.livemode for d in self.destinations if isinstance(d, PaymentKit)), None)
-        self._intake_settings = intake or IntakeSettings()
-        self._spool_settings = spool or SpoolSettings()
-        self._delivery_settings = delivery or DeliverySettings()
-        self._exit_timeout = exit_timeout
-        self._new_id = Identifiers()
-        self._log = Log()
-        self._starting = threading.RLock()  # a signal handler may record an event while an agent starts
-        self._closed = False
-        self._engine: Engine | None = None
-        self._renew()
-        hooks.watch(self)
+        self._life = Life(
+            self.data_dir,
+            self.destinations,
+            intake=intake or IntakeSettings(),
+            spool=spool or SpoolSettings(),
+            delivery=delivery or DeliverySettings(),
+            exit_timeout=exit_timeout,
+        )
 
     @classmethod
     def from_config(
@@ -106,8 +98,9 @@ class Agent:
             delivery=settings.delivery,
             exit_timeout=settings.agent.exit_timeout,
         )
+        agent._life.described = settings
         for warning in settings.warnings:
-            agent._log.warning(warning)
+            Log().warning(warning)
         return agent
 
     # Intake
@@ -127,8 +120,10 @@ class Agent:
         Raises `InvalidEvent` with every problem named, `AgentClosed` after `close`, and by the overflow
         policy `BufferFull` or `SpoolFull`. Never raises because of an upstream.
         """
-        event = new_activity(billing_id, user_id, activity_type_id, at, id=self._new_id(), now=time.time())
-        return self._intake.accept(event, self._lanes[Activity] or _nowhere("an activity"))
+        event = new_activity(
+            billing_id, user_id, activity_type_id, at, id=self._life.new_id(), now=time.time()
+        )
+        return self._life.intake.accept(event, self._lanes[Activity] or _nowhere("an activity"))
 
     def add_meter_event(  # noqa: PLR0913  (the upstream's own fields)
         self,
@@ -155,7 +150,7 @@ class Agent:
             event_name,
             customer_id,
             value,
-            identifier=self._new_id() if identifier is None else identifier,
+            identifier=self._life.new_id() if identifier is None else identifier,
             now=time.time(),
             subscription_id=subscription_id,
             timestamp=timestamp,
@@ -164,12 +159,24 @@ class Agent:
             # The mode is the event's for life: a later change of the configuration must not move it.
             livemode=self._livemode if livemode is None else livemode,
         )
-        return self._intake.accept(event, self._lanes[MeterEvent] or _nowhere("a meter event"))
+        return self._life.intake.accept(event, self._lanes[MeterEvent] or _nowhere("a meter event"))
 
     def add_record(self, record: Mapping[str, Any]) -> Receipt:
         """Record the event that a JSON object describes, as `add -` reads them. Raises as `add_activity` does."""
-        event = event_from_record(record, id=self._new_id(), now=time.time(), livemode=self._livemode)
-        return self._intake.accept(event, self._lanes[type(event)] or _nowhere(f"a {type(event).__name__}"))
+        return self.add_event(
+            event_from_record(record, id=self._life.new_id(), now=time.time(), livemode=self._livemode)
+        )
+
+    def add_event(self, event: Event) -> Receipt:
+        """Record an event that was checked already, as `new_activity` does. Raises as `add_activity` does."""
+        return self._life.intake.accept(
+            event, self._lanes[type(event)] or _nowhere(f"a {type(event).__name__}")
+        )
+
+    @property
+    def livemode(self) -> bool | None:
+        """The mode of meter events that bring none: that of the Payment Kit destination; None without one."""
+        return self._livemode
 
     # Passthrough
 
@@ -201,8 +208,8 @@ class Agent:
         Events that are in this process's memory count as accepted and pending. Raises `SpoolError` when a
         spool cannot be read.
         """
-        engine = self._engine
-        in_memory = [self._intake.in_memory(), {} if engine is None else engine.spool.in_memory()]
+        engine = self._life.engine
+        in_memory = [self._life.intake.in_memory(), {} if engine is None else engine.spool.in_memory()]
         on_disk = snapshots(self.data_dir)
         return total(
             [
@@ -219,13 +226,50 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         """What an operator asks first, as JSON values: how each destination is doing, and this process's troubles."""
-        engine = self._engine
+        engine = self._life.engine
         return {
             "data_dir": str(self.data_dir),
             "running": engine is not None,
-            "overflows": self._intake.overflows,
+            "overflows": self._life.intake.overflows,
             **({} if engine is None else engine.status()),
         }
+
+    def statistics(self) -> Statistics:
+        """How it is doing, in numbers, from memory: waits for nothing, reads nothing, cheap enough for every second.
+
+        The books in it are those of this process's spool and of those that it has adopted, and so, but where
+        other processes run on the same data folder, those of `books`.
+        """
+        return self._life.statistics()
+
+    # For whoever minds a running agent
+
+    @property
+    def unready(self) -> str | None:
+        """Why events are not being accepted and stored at this moment, in words; None when they are."""
+        return self._life.unready
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing that is pending could be delivered before some pause is over. Never waits."""
+        return self._life.settled
+
+    def pulse(self) -> list[str]:
+        """Ask the agent's threads for a sign of life. Returns the names of those that gave none since the call before.
+
+        A slow upstream and a disk that is full or refuses do not keep them from giving one; a deadlock does,
+        and so does a disk that answers nothing at all. Never waits. For one thread at a time.
+        """
+        engine = self._life.engine
+        return [] if engine is None else engine.pulse()
+
+    def reload(self, settings: Settings) -> list[str]:
+        """Take over the credentials and tunables of *settings*; a destination that gets new ones is tried at once.
+
+        Returns the dotted names of the settings that differ and need a restart, such as `spool.max_bytes`; those
+        stay as they were. Raises `ConfigError`, and then nothing has changed. Never waits.
+        """
+        return self._life.reload(settings)
 
     # Life
 
@@ -235,14 +279,7 @@ class Agent:
         *wait*: until the spool is open; then raises `SpoolError` when it cannot be. Without it, the agent goes
         on trying, and events wait in memory. Raises `AgentClosed` after `close`.
         """
-        with self._starting:
-            if self._closed:
-                raise AgentClosed("the agent was closed")
-            self._start_engine()
-            engine = self._engine
-        if wait and engine is not None:
-            engine.started.wait()
-            engine.spool.wait_opened()
+        self._life.start(wait=wait)
 
     def flush(self, timeout: float | None = 5.0) -> bool:
         """Wait until nothing that was accepted before the call is pending any more. False when time ran out first.
@@ -250,7 +287,7 @@ class Agent:
         Parked events are pending: they hold a flush up. So do those that earlier processes left behind.
         """
         self.start()
-        engine = self._engine
+        engine = self._life.engine
         return engine is not None and engine.flush(timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
@@ -259,19 +296,7 @@ class Agent:
         The rest stays on the disk for the next agent on the folder; nothing is lost. It does not wait for a
         destination that is in trouble. True when nothing is pending. May be called more than once.
         """
-        with self._starting:
-            self._closed = True
-            self._intake.close()
-            if self._engine is None:
-                self._intake.seal()  # there is no spooler to do it: what still slips in is refused, or seen here
-                if self._intake.waiting():
-                    self._start_engine(store_here=True)
-            engine, self._engine = self._engine, None
-            if engine is not None:
-                return engine.stop(timeout)
-            for destination in self.destinations:
-                destination.close()  # passthrough calls may have opened them
-            return not self._intake.waiting()
+        return self._life.close(timeout)
 
     def __enter__(self) -> Self:
         self.start()
@@ -281,70 +306,6 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def ended(self) -> None:
-        """The program ends, and nobody called `close`. Called by the hooks of this process."""
-        self.close(self._exit_timeout)
-
-    def forked(self) -> None:
-        """This is a forked child: leave what is the parent's alone, and begin afresh. Called by the hooks."""
-        self._progress.orphan()
-        _left_to_parents.append((self._engine, self._intake, self._progress))
-        self._engine = None
-        self._starting = threading.RLock()
-        self._new_id.renew()
-        self._renew()
-
-    # The parts
-
-    def _renew(self) -> None:
-        self._progress = Progress(self._wake)
-        self._intake = Intake(self._intake_settings, self._progress, self._wake)
-        if self._closed:
-            self._intake.close()
-        for destination in self.destinations:
-            destination.open(self.data_dir)
-
-    def _is_running(self) -> bool:
-        return self._engine is not None
-
-    def _start_engine(self, *, store_here: bool = False) -> None:
-        """Make the running parts. *store_here*: also where they cannot have threads, so that `stop` stores."""
-        if self._is_running():
-            return
-        engine = Engine(
-            self.data_dir,
-            self.destinations,
-            self._intake,
-            self._progress,
-            intake_settings=self._intake_settings,
-            spool_settings=self._spool_settings,
-            delivery_settings=self._delivery_settings,
-        )
-        if self._is_running():
-            return  # a signal handler recorded an event meanwhile, and so has started one
-        self._engine = engine
-        try:
-            engine.start()
-        except RuntimeError:
-            engine.started.set()
-            if not store_here:
-                self._engine = None
-                self._log.error("no thread can be started: events wait in memory")
-                self._intake.wake_at(1)  # the next event tries again
-            return
-        hooks.before_threads_end(engine.started)
-        hooks.at_end_of_child(self.ended)
-
-    def _wake(self) -> None:
-        """Somebody left an event: have it looked after. Must not wait, and never raises."""
-        engine = self._engine
-        if engine is not None:
-            engine.spool.wake()
-        elif not self._closed:
-            with self._starting:
-                if not self._closed:  # it may have been closed while this waited
-                    self._start_engine()
 
 
 def _nowhere(event: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from per_agent.destinations import Destination
 from per_agent.destinations.local import Ledger
 from per_agent.destinations.payment_kit import PaymentKit
 from per_agent.destinations.per import Per
+from per_agent.destinations.sidecar import Sidecar
 from per_agent.errors import ConfigError
 from per_agent.event import Activity, Event, MeterEvent
 from per_agent.passthrough import (
@@ -17,7 +18,13 @@ from per_agent.passthrough import (
     PerReports,
     Reports,
 )
-from per_agent.settings import DestinationSettings, LedgerSettings, PaymentKitSettings, PerSettings
+from per_agent.settings import (
+    DestinationSettings,
+    LedgerSettings,
+    PaymentKitSettings,
+    PerSettings,
+    SidecarDestinationSettings,
+)
 
 _Upstream = TypeVar("_Upstream", Per, PaymentKit)
 
@@ -55,37 +62,47 @@ def destination_of(name: str, settings: DestinationSettings) -> Destination:
             )
         case LedgerSettings():
             return Ledger(settings.path, name=name)
+        case SidecarDestinationSettings():
+            return Sidecar(
+                settings.url,
+                None if settings.token is None else settings.token.reveal(),
+                name=name,
+                timeout=settings.timeout,
+                concurrency=settings.concurrency,
+            )
 
 
 def reports_of(destinations: Collection[Destination]) -> Reports:
-    """Per's reports, else the ledger's. Raises `ConfigError` where there is neither."""
-    match _upstream(destinations, Per, "reports"):
-        case Per() as per:
-            return Reports(PerReports(per))
-        case ledger:
+    """Per's reports, else those behind a sidecar, else the ledger's. Raises `ConfigError` where there is none."""
+    match _source(destinations, Per, "reports"):
+        case Ledger() as ledger:
             return Reports(ledger)
+        case upstream:
+            return Reports(PerReports(upstream))
 
 
 def meters_of(destinations: Collection[Destination]) -> Meters:
-    """Payment Kit's meters, else the ledger's. Raises `ConfigError` where there is neither."""
-    match _upstream(destinations, PaymentKit, "meters"):
-        case PaymentKit() as kit:
-            return Meters(PaymentKitMeters(kit))
-        case ledger:
+    """Payment Kit's meters, else those behind a sidecar, else the ledger's. Raises `ConfigError` as above."""
+    match _source(destinations, PaymentKit, "meters"):
+        case Ledger() as ledger:
             return Meters(ledger.meters)
+        case upstream:
+            return Meters(PaymentKitMeters(upstream))
 
 
 def meter_events_of(destinations: Collection[Destination]) -> MeterEvents:
-    """Payment Kit's stored meter events, else the ledger's. Raises `ConfigError` where there is neither."""
-    match _upstream(destinations, PaymentKit, "meter events"):
-        case PaymentKit() as kit:
-            return MeterEvents(PaymentKitMeterEvents(kit))
-        case ledger:
+    """Payment Kit's stored meter events, else a sidecar's, else the ledger's. Raises `ConfigError` as above."""
+    match _source(destinations, PaymentKit, "meter events"):
+        case Ledger() as ledger:
             return MeterEvents(ledger.meter_events)
+        case upstream:
+            return MeterEvents(PaymentKitMeterEvents(upstream))
 
 
-def _upstream(destinations: Collection[Destination], kind: type[_Upstream], what: str) -> _Upstream | Ledger:
-    for wanted in (kind, Ledger):
+def _source(
+    destinations: Collection[Destination], kind: type[_Upstream], what: str
+) -> _Upstream | Sidecar | Ledger:
+    for wanted in (kind, Sidecar, Ledger):
         for destination in destinations:
             if isinstance(destination, wanted):
                 return destination

@@ -9,11 +9,12 @@ import _thread
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from per_agent.agent.pulse import Pulse
 from per_agent.books import total
 from per_agent.courier import Courier
 from per_agent.destinations import Destination
@@ -52,6 +53,8 @@ class Engine:
         self._spool_settings = spool_settings
         self._adopted: list[Spool] = []
         self._adopt_at = 0.0
+        self._all_adopted = False
+        self._pulse = Pulse()
         self._stopping = threading.Event()
         self.started = threading.Event()
         """Set when the threads run, or will never."""
@@ -148,6 +151,49 @@ class Engine:
             },
         }
 
+    @property
+    def spools(self) -> tuple[Spool, ...]:
+        """Its own spool, and those it has adopted."""
+        return (self.spool, *self._adopted)
+
+    def pulse(self) -> list[str]:
+        """Ask all threads for a sign of life. Returns those that have not given one since the last call."""
+        return self._pulse((*self.spools, self.courier))
+
+    @property
+    def unready(self) -> str | None:
+        """Why events are not stored, or None."""
+        if not self.spool.id:
+            return self.spool.trouble or "the spool is not open yet"
+        return self.spool.trouble
+
+    @property
+    def complete(self) -> bool:
+        """Whether what earlier processes left was looked for, and looked into."""
+        return self._all_adopted and all(spool.tried for spool in self.spools)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing that is pending could be delivered before some pause is over."""
+        if self.spool.disk_fails:
+            return True  # not even what is delivered can be settled
+        if self._intake.waiting() or self.spool.in_memory():
+            return self.spool.trouble is not None
+        pending = self._pending()
+        return not pending or self.courier.stuck(pending)
+
+    def tune(
+        self,
+        intake_settings: IntakeSettings,
+        delivery_settings: DeliverySettings,
+        mended: Collection[str],
+    ) -> None:
+        """Go on with other tunables, and try the destinations named *mended* at once."""
+        self._intake_settings = intake_settings
+        for spool in self.spools:
+            spool.tune(intake_settings)
+        self.courier.tune(delivery_settings, mended)
+
     # Waiting
 
     def _wait_stored(self, deadline: float | None) -> bool:
@@ -201,9 +247,11 @@ class Engine:
                 answer_requests(spool.folder, spool.post)
         for adopted in list(self._adopted):
             self._absorb_if_drained(adopted)
-        if time.monotonic() >= self._adopt_at and self.spool.folder is not None:
+        if time.monotonic() < self._adopt_at or self.spool.folder is None:
+            return
+        if self._adopt_abandoned() < _ADOPT_AT_ONCE:  # else there may be more: the next look comes soon
             self._adopt_at = time.monotonic() + self._spool_settings.adopt_interval
-            self._adopt_abandoned()
+            self._all_adopted = True
 
     def _adopt_abandoned(self) -> int:
         """Take some of the spools that dead processes left. Returns how many."""

@@ -6,12 +6,15 @@
 `exits`         the exit codes, and which error means which
 `console`       what is printed: tables, JSON, one-line messages
 `times`         spans and moments, as people write and read them
-`overview`      what lies in the data folder, destination by destination
-`add`           `add activity`, `add meter`, `add FILE`; `records` and `tally` are its parts
+`sidecar`       the running sidecar: how it is found, and what it is asked
+`source`        where a command looks: the sidecar, else the folder itself
+`run`           `run`
+`add`           `add activity`, `add meter`, `add FILE`; `records` are read, and taken by the sidecar
+                (`handover`, `following`) or by the spool (`straight`, `tally`)
 `report`        `report`
 `meters`        `meters …`
 `status`        `status`, `books`
-`dead`          `dead …`; `letters` chooses letters and sends them again
+`dead`          `dead …`; `letters` sends letters again
 `config`        `config …`
 `demo`          `demo`
 ==============  ==========================================================================

@@ -1,36 +1,30 @@
-"""`add`: hands events straight to the spool, and delivers what can be delivered in a short time."""
+"""`add`: hands events to the running sidecar, else straight to the spool."""
 
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import IO, Annotated, Any, Final
 
 import msgspec
 import typer
 
-from per_agent.agent import Agent
-from per_agent.cli.call import Call, Group, command, group, running
+from per_agent.cli.call import Call, Group, command, group
 from per_agent.cli.console import count, say, show, show_json
 from per_agent.cli.exits import ExitCode, Stop
-from per_agent.cli.overview import Overview, overview
+from per_agent.cli.handover import Handover
 from per_agent.cli.records import lines, opened, progress
-from per_agent.cli.tally import Tally
+from per_agent.cli.sidecar import found
+from per_agent.cli.status import pending, pending_words
+from per_agent.cli.straight import Straight, straight
+from per_agent.cli.tally import Outcome, Wait
 from per_agent.cli.times import of_event
-from per_agent.errors import InvalidEvent, SpoolError
-from per_agent.event import RECORDS, Receipt
+from per_agent.errors import InvalidEvent
+from per_agent.event import RECORDS
 from per_agent.settings import Settings
 
-_CLOSE: Final = 2.0  # seconds that delivering may take, once the events are stored
 _STORE: Final = 30.0  # seconds that a disk may take before one event is given up
 _TOLD: Final = 1000  # bad lines kept for the summary
 _NAMED: Final = 10  # refused events named one by one
 _EVERY: Final = 500  # records between two looks at the progress bar
-
-
-class Wait(StrEnum):
-    """What to wait for."""
-
-    STORED = "stored"
-    DELIVERED = "delivered"
 
 
 WaitFor = Annotated[
@@ -98,12 +92,14 @@ def _activity(
 ) -> ExitCode:
     """Record that a user of a billed customer was active. Prints the event's identifier."""
     moment = of_event("--at", at)
-    return _add_one(
-        call,
-        lambda agent: agent.add_activity(billing_id, user_id, activity_type_id, moment),
-        wait,
-        timeout,
-    )
+    record = {
+        "type": "activity",
+        "billing_id": billing_id,
+        "user_id": user_id,
+        "activity_type_id": activity_type_id,
+        "at": moment,
+    }
+    return _add_one(call, record, wait, timeout)
 
 
 def _meter(  # noqa: PLR0913  (the event's own fields)
@@ -133,22 +129,19 @@ def _meter(  # noqa: PLR0913  (the event's own fields)
     """Record metered usage of a customer. Prints the event's identifier."""
     labels, source = json_option("--metadata", metadata), json_option("--source-data", source_data)
     moment = of_event("--timestamp", timestamp)
-    return _add_one(
-        call,
-        lambda agent: agent.add_meter_event(
-            event_name,
-            customer_id=customer,
-            value=value,
-            subscription_id=subscription,
-            identifier=identifier,
-            timestamp=moment,
-            metadata=labels,
-            source_data=source,
-            livemode=livemode,
-        ),
-        wait,
-        timeout,
-    )
+    record = {
+        "type": "meter",
+        "event_name": event_name,
+        "customer_id": customer,
+        "value": value,
+        "subscription_id": subscription,
+        "identifier": identifier,
+        "timestamp": moment,
+        "metadata": labels,
+        "source_data": source,
+        "livemode": livemode,
+    }
+    return _add_one(call, record, wait, timeout)
 
 
 def json_option(option: str, words: str | None) -> Any:
@@ -159,24 +152,39 @@ def json_option(option: str, words: str | None) -> Any:
         raise Stop(ExitCode.USAGE, f"{option}: is not JSON: {error}") from None
 
 
-def _add_one(call: Call, add: Callable[[Agent], Receipt], wait: Wait, timeout: float) -> ExitCode:
+@contextmanager
+def _taker(call: Call, wait: Wait, timeout: float, *, store: float | None) -> Iterator[Straight | Handover]:
+    """Who takes the events of *call*. *timeout* is for delivering, *store* for the disk, in seconds."""
+    sidecar = found(call)
+    if sidecar is not None:
+        with closing(sidecar), Handover(sidecar, wait, timeout) as handover:
+            yield handover
+        return
     settings = call.settings()
-    patience = timeout if wait is Wait.DELIVERED else _STORE
-    with running(settings) as agent:
-        receipt = add(agent)
-        tally = Tally(Receipt.delivered if wait is Wait.DELIVERED else Receipt.stored, patience)
-        tally.add(receipt)
-        tally.settle()
-        trouble = (agent.status().get("spool") or {}).get("trouble")
-        agent.close(0.0 if wait is Wait.DELIVERED else _CLOSE)
-        tally.close()
-    seen = _look(settings)
+    if store is None:
+        settings = _patient(settings)
+    with straight(settings, wait, timeout if wait is Wait.DELIVERED else store) as taker:
+        yield taker
+
+
+def _patient(settings: Settings) -> Settings:
+    """*settings* for a reader that can wait, so that nothing is refused for want of room."""
+    intake = msgspec.structs.replace(settings.intake, overflow="block")
+    return msgspec.structs.replace(settings, intake=intake)
+
+
+def _add_one(call: Call, record: dict[str, Any], wait: Wait, timeout: float) -> ExitCode:
+    with _taker(call, wait, timeout, store=_STORE) as taker:
+        identifier = taker.add(1, record)
+        outcome = taker.finish()
+        for _, problem in taker.rejected():
+            raise Stop(ExitCode.USAGE, problem)
     if call.as_json:
-        answer = {"id": receipt.id, "stored": bool(tally.stored), "delivered": bool(tally.delivered)}
-        show_json({**answer, "refused": tally.refusals[0][1] if tally.refusals else None})
-    elif tally.stored:
-        show(receipt.id)
-    return _ending(tally, wait, seen, trouble)
+        answer = {"id": identifier, "stored": bool(outcome.stored), "delivered": bool(outcome.delivered)}
+        show_json({**answer, "refused": outcome.refusals[0][1] if outcome.refusals else None})
+    elif outcome.stored:
+        show(identifier)
+    return _ending(outcome, wait)
 
 
 def _file(
@@ -194,91 +202,84 @@ def _file(
     event_name, customer_id, value, and if need be identifier, timestamp, subscription_id, metadata,
     source_data and livemode.
     """
-    settings = call.settings()
-    # The reader can wait, so nothing is refused for want of room.
-    intake = msgspec.structs.replace(settings.intake, overflow="block")
-    patient = msgspec.structs.replace(settings, intake=intake)
-    tally = Tally(
-        Receipt.delivered if wait is Wait.DELIVERED else Receipt.stored,
-        timeout if wait is Wait.DELIVERED else None,
-    )
-    bad: list[dict[str, Any]] = []
-    with opened(file) as source, running(patient) as agent:
-        bad_lines = _add_all(agent, source, tally, bad)
-        tally.settle()
-        trouble = (agent.status().get("spool") or {}).get("trouble")
-        agent.close(0.0 if wait is Wait.DELIVERED else _CLOSE)
-        tally.close()
-    seen = _look(settings)
+    bad = _BadLines()
+    with opened(file) as source, _taker(call, wait, timeout, store=None) as taker:
+        _add_all(taker, source, bad)
+        outcome = taker.finish()
+        bad.note(taker.rejected())
     if call.as_json:
         show_json(
             {
-                "accepted": tally.accepted,
-                "stored": tally.stored,
-                "bad": bad_lines,
-                "problems": bad,
-                "delivered": tally.delivered if wait is Wait.DELIVERED else None,
-                "refused": tally.refused,
-                "pending": None if seen is None else seen.pending(),
+                "accepted": outcome.accepted,
+                "stored": outcome.stored,
+                "bad": bad.count,
+                "problems": bad.first,
+                "delivered": outcome.delivered if wait is Wait.DELIVERED else None,
+                "refused": outcome.refused,
+                "pending": None if outcome.seen is None else pending(outcome.seen),
             }
         )
     else:
-        show(f"{count(tally.stored, 'event')} stored, {count(bad_lines, 'bad line')}")
-    code = _ending(tally, wait, seen, trouble)
-    return ExitCode.NO if bad_lines and code == ExitCode.WELL else code
+        show(f"{count(outcome.stored, 'event')} stored, {count(bad.count, 'bad line')}")
+    code = _ending(outcome, wait)
+    return ExitCode.NO if bad.count and code == ExitCode.WELL else code
 
 
-def _add_all(agent: Agent, source: IO[bytes], tally: Tally, bad: list[dict[str, Any]]) -> int:
-    """Record all lines of *source*. Returns the number of bad ones, the first of which go to *bad*."""
-    bad_lines = 0
+class _BadLines:
+    """The lines that are no events: each is told, the first are kept for the summary."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[dict[str, Any]] = []
+
+    def note(self, lines: Iterable[tuple[int, str]]) -> None:
+        for number, problem in lines:
+            self.count += 1
+            say(f"line {number}: {problem}")
+            if len(self.first) < _TOLD:
+                self.first.append({"line": number, "problem": problem})
+
+
+def _add_all(taker: Straight | Handover, source: IO[bytes], bad: _BadLines) -> None:
+    """Record all lines of *source*."""
     with progress(source) as advanced:
         for line in lines(source):
             problem = line.problem
             if problem is None:
                 try:
-                    tally.add(agent.add_record(line.record))
+                    taker.add(line.number, line.record)
                 except InvalidEvent as error:
                     problem = str(error)
             if problem is not None:
-                bad_lines += 1
-                say(f"line {line.number}: {problem}")
-                if len(bad) < _TOLD:
-                    bad.append({"line": line.number, "problem": problem})
+                bad.note([(line.number, problem)])
             if line.number % _EVERY == 0:
+                bad.note(taker.rejected())
                 advanced(line.number, line.end)
-    return bad_lines
 
 
-def _look(settings: Settings) -> Overview | None:
-    assert settings.agent.data_dir is not None  # `load` has filled it in
-    try:
-        return overview(settings.agent.data_dir, tuple(settings.destinations))
-    except SpoolError as error:  # another one than ours: the events are stored all the same
-        say(str(error))
-        return None
-
-
-def _ending(tally: Tally, wait: Wait, seen: Overview | None, trouble: str | None) -> ExitCode:
+def _ending(outcome: Outcome, wait: Wait) -> ExitCode:
     """Say on stderr what is not as it should be, and judge."""
-    lost = tally.accepted - tally.stored
+    lost = outcome.accepted - outcome.stored
     if lost:
-        say(f"{count(lost, 'event')} NOT stored: {trouble or 'the disk did not answer in time'}; add again")
+        trouble = outcome.trouble or "the disk did not answer in time"
+        say(f"{count(lost, 'event')} NOT stored: {trouble}; add again")
         return ExitCode.NO
-    for identifier, words in tally.refusals[:_NAMED]:
+    for identifier, words in outcome.refusals[:_NAMED]:
         say(f"{identifier}: refused for good by {words}; it is kept: per-agent dead show {identifier}")
-    if tally.refused > _NAMED:
-        say(f"{tally.refused:,} were refused for good; they are kept: per-agent dead list")
-    waiting = "" if seen is None else seen.pending_words()
-    undecided = tally.stored - tally.delivered - tally.refused
+    if outcome.refused > min(len(outcome.refusals), _NAMED):
+        say(f"{outcome.refused:,} were refused for good; they are kept: per-agent dead list")
+    undecided = outcome.stored - (outcome.delivered or 0) - outcome.refused
+    if wait is Wait.STORED and outcome.delivered is None:
+        return ExitCode.WELL  # the sidecar delivers: whether it has by now says nothing
+    seen = outcome.seen
+    waiting = "it could not be asked" if seen is None else pending_words(seen)
     if undecided and waiting:
-        say(f"stored, and not delivered yet: {waiting}; the next agent on this folder goes on with it")
+        say(f"stored, and not delivered yet: {waiting}; {outcome.keeper} goes on with it")
     if wait is Wait.STORED:
         return ExitCode.WELL
-    if tally.refused:
+    if outcome.refused:
         return ExitCode.NO
     if not undecided:
         return ExitCode.WELL
-    unreachable = seen is not None and any(
-        each.condition is not None and each.condition.state == "retrying" for each in seen.standings
-    )
+    unreachable = seen is None or any(each["state"] == "retrying" for each in seen["destinations"].values())
     return ExitCode.UNREACHABLE if unreachable else ExitCode.NO

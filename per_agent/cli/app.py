@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final
 import typer
 import typer.core
 
-from per_agent.cli import add, config, dead, demo, meters, report, status
-from per_agent.cli.call import QUIET, AsJson, Config, DataDir, Group, Verbose, call_of, taught
+from per_agent.cli import add, config, dead, demo, meters, report, run, status
+from per_agent.cli.call import QUIET, AsJson, Config, DataDir, Group, SidecarAt, Verbose, call_of, taught
 from per_agent.cli.console import plain, say
 from per_agent.cli.exits import ExitCode
 
@@ -25,10 +25,11 @@ _HELP: Final = """Keeps billable usage events safe on disk, and delivers them.
 They go to Per, to Payment Kit, or to an embedded ledger.
 
 Nothing needs to be configured to begin: without a configuration, events go to the embedded ledger.
-Exit codes: 0 well, 1 the answer is no, 2 usage or configuration, 3 the upstream cannot be reached.
+Exit codes: 0 well, 1 the answer is no, 2 usage or configuration, 3 the sidecar or the upstream cannot be reached.
 """
 _EXAMPLES: Final = (
     "per-agent demo",
+    "per-agent run",
     "per-agent add activity acme u-17 active-users",
     "per-agent report --last 7d",
     "per-agent status",
@@ -48,7 +49,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
     )
     app.callback()(_everywhere)
-    for module in (demo, add, report, meters, status, dead, config):
+    for module in (demo, run, add, report, meters, status, dead, config):
         module.register(app)
     return app
 
@@ -73,14 +74,15 @@ def _everywhere(
     *,
     config: Config = None,
     data_dir: DataDir = None,
+    sidecar: SidecarAt = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
     version: Annotated[  # noqa: ARG001  (its callback has seen to it)
         bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    given = {"config": config, "data_dir": data_dir, "as_json": as_json, "verbose": verbose}
-    call_of(context, given)
+    given = {"config": config, "data_dir": data_dir, "sidecar": sidecar, "as_json": as_json}
+    call_of(context, {**given, "verbose": verbose})
 
 
 _UNSAID: Final = (

@@ -42,12 +42,23 @@ DataDir = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.", rich_help_panel=_PANEL)]
+SidecarAt = Annotated[
+    str | None,
+    typer.Option(
+        "--sidecar",
+        metavar="ADDRESS",
+        help="Speak to this sidecar: unix:/path or http://host:port. Default: $PER_AGENT_SIDECAR, else the one"
+        " that runs on the folder.",
+        rich_help_panel=_PANEL,
+    ),
+]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show the agent's own log.", rich_help_panel=_PANEL)
 ]
 _SHARED: Final[Mapping[str, tuple[Any, Any]]] = {
     "config": (Config, None),
     "data_dir": (DataDir, None),
+    "sidecar": (SidecarAt, None),
     "as_json": (AsJson, False),
     "verbose": (Verbose, False),
 }
@@ -62,6 +73,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     config: str | None = None
     data_dir: str | None = None
+    sidecar: str | None = None
     as_json: bool = False
     verbose: bool = False
     environ: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)
@@ -71,6 +83,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         return Call(
             config=before.config if self.config is None else self.config,
             data_dir=before.data_dir if self.data_dir is None else self.data_dir,
+            sidecar=before.sidecar if self.sidecar is None else self.sidecar,
             as_json=self.as_json or before.as_json,
             verbose=self.verbose or before.verbose,
             environ=before.environ,
@@ -117,16 +130,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
             say(f"the configuration cannot be read, so destinations are not known: {error.problems[0]}")
             return folder, None
         return settings.agent.data_dir or default_data_dir(self.environ), tuple(settings.destinations)
-
-    @contextmanager
-    def upstreams(self) -> Iterator[Agent]:
-        """An agent for passthrough calls: nothing is started, and connections are given back at the end."""
-        agent = Agent.from_settings(self.settings())
-        try:
-            yield agent
-        finally:
-            for destination in agent.destinations:
-                destination.close()
 
 
 @contextmanager

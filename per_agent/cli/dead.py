@@ -3,17 +3,18 @@
 import sys
 import time
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from per_agent.agent.letters import Choice
 from per_agent.cli.call import Call, command, group
 from per_agent.cli.console import count, moment, say, show, show_json, show_record, stdout, table
 from per_agent.cli.exits import ExitCode, Stop
-from per_agent.cli.letters import Choice, Letter, Resent, resend
-from per_agent.cli.times import span
-from per_agent.spool import DeadLetters
+from per_agent.cli.letters import Resent, change_there, resend, resend_there
+from per_agent.cli.sidecar import Sidecar
+from per_agent.cli.source import Document, Folder, source
+from per_agent.cli.times import epoch, span
 
 _SHOWN: Final = 100  # letters in a table
 
@@ -67,12 +68,13 @@ def _list(
 ) -> None:
     """List dead letters, the oldest of each spool first."""
     choice = _choice(None, destination, reason, meter, older_than)
-    found = choice.of(call.place()[0])
-    if call.as_json:
-        show_json([letter.as_dict() for letter in islice(found, limit)])
-        return
-    shown = list(islice(found, limit or _SHOWN))
-    more = sum(1 for _ in found)
+    with source(call) as place:
+        found = place.letters(choice)
+        if call.as_json:
+            show_json(list(islice(found, limit)))
+            return
+        shown = list(islice(found, limit or _SHOWN))
+        more = 0 if next(found, None) is None else place.count(choice) - len(shown)
     stdout().print(
         table(
             f"Dead letters: {len(shown) + more:,}",
@@ -89,13 +91,13 @@ def _show(
     identifier: Annotated[str, typer.Argument(metavar="ID", help="The event's identifier.")],
 ) -> ExitCode:
     """Show one dead letter whole: the event, the reason, the upstream's words."""
-    found = list(Choice(ids=frozenset({identifier})).of(call.place()[0]))
+    with source(call) as place:
+        found = list(place.letters(Choice(ids=frozenset({identifier}))))
     if call.as_json:
-        show_json([letter.as_dict() for letter in found])
+        show_json(found)
     for letter in found if not call.as_json else ():
-        fields = letter.as_dict()
+        fields = {**letter, "number": str(letter["number"])}  # a name, not a quantity
         event = fields.pop("event") or {}
-        fields["number"] = str(letter.filed.number)  # a name, not a quantity
         rows = [*fields.items(), *((f"event.{field}", value) for field, value in event.items())]
         stdout().print(table(f"Dead letter {identifier}", ("field", "value"), rows))
     if not found:
@@ -123,11 +125,13 @@ def _requeue(  # noqa: PLR0913  (one for each way to choose)
     """Send dead letters again, each under its identifier: who has the event already counts it once."""
     choice = _choice(ids, destination, reason, meter, older_than)
     _insist(choice, everything=everything)
-    settings = call.settings() if deliver else None
-    data_dir = call.place()[0] if settings is None else settings.agent.data_dir
-    assert data_dir is not None  # `load` has filled it in
-    chosen = _chosen(choice, data_dir)
-    resent = resend(data_dir, chosen, settings, timeout)
+    with source(call) as place:
+        chosen = _chosen(choice, place)
+        if isinstance(place, Sidecar):
+            resent = resend_there(place, choice, chosen, timeout if deliver else 0.0)
+        else:
+            settings = call.settings() if deliver else None
+            resent = resend(place.data_dir, place.filed(choice, chosen), settings, timeout)
     if call.as_json:
         show_json({field: getattr(resent, field) for field in resent.__struct_fields__})
     else:
@@ -161,13 +165,14 @@ def _export(
     """Print the events of dead letters as NDJSON, as `add -` reads them. They stay where they are."""
     choice = _choice(ids, destination, reason, meter, older_than)
     unreadable = 0
-    for letter in choice.of(call.place()[0]):
-        if letter.event is None:
-            unreadable += 1
-            where = f"spool {letter.filed.spool}, letter {letter.filed.number}"
-            say(f"{where}: not readable by this version, left out")
-        else:
-            show_record(letter.event.as_record())
+    with source(call) as place:
+        for letter in place.letters(choice):
+            if letter["event"] is None:
+                unreadable += 1
+                where = f"spool {letter['spool']}, letter {letter['number']}"
+                say(f"{where}: not readable by this version, left out")
+            else:
+                show_record(letter["event"])
     sys.stdout.flush()
     return ExitCode.NO if unreadable else ExitCode.WELL
 
@@ -186,12 +191,15 @@ def _purge(  # noqa: PLR0913  (one for each way to choose)
     """Delete dead letters for good. The books go on to count them, as dead and purged."""
     choice = _choice(ids, destination, reason, meter, older_than)
     _insist(choice, everything=everything)
-    data_dir = call.place()[0]
-    chosen = _chosen(choice, data_dir)
-    if chosen and not yes and not _confirmed(len(chosen)):
-        say("nothing was deleted")
-        return ExitCode.NO
-    purged = DeadLetters(data_dir).purge(letter.filed for letter in chosen)
+    with source(call) as place:
+        chosen = _chosen(choice, place)
+        if chosen and not yes and not _confirmed(len(chosen)):
+            say("nothing was deleted")
+            return ExitCode.NO
+        if isinstance(place, Sidecar):
+            purged = change_there(place, "purge", choice, chosen)
+        else:
+            purged = place.purge(choice, chosen)
     if call.as_json:
         show_json({"purged": purged})
     else:
@@ -222,10 +230,10 @@ def _insist(choice: Choice, *, everything: bool) -> None:
         raise Stop(ExitCode.USAGE, "--all is all of them: give it, or say which")
 
 
-def _chosen(choice: Choice, data_dir: Path) -> list[Letter]:
-    """The letters that are meant. Raises `Stop` where one that was named is not there."""
-    chosen = list(choice.of(data_dir))
-    missing = set(choice.ids) - {letter.id for letter in chosen}
+def _chosen(choice: Choice, place: Sidecar | Folder) -> list[Document]:
+    """The letters that are meant, without their events. Raises `Stop` where one that was named is not there."""
+    chosen = [{**letter, "event": None} for letter in place.letters(choice)]
+    missing = set(choice.ids) - {letter["id"] for letter in chosen}
     if missing:
         lines = [f"no dead letter that fits has the identifier {each}" for each in sorted(missing)]
         raise Stop(ExitCode.NO, *lines, "nothing was changed; see per-agent dead list")
@@ -242,7 +250,16 @@ def _confirmed(letters: int) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _row(letter: Letter) -> list[Any]:
-    said = letter.filed.letter
-    since = moment(said.at)
-    return [letter.id, letter.filed.lane, letter.what, said.reason, said.words, said.attempts, since]
+def _row(letter: Document) -> list[Any]:
+    what, since = _what(letter["event"]), moment(epoch(letter["at"]))
+    said = [letter["reason"], letter["words"], letter["attempts"], since]
+    return [letter["id"], letter["destination"], what, *said]
+
+
+def _what(event: Document | None) -> str:
+    """An event's record in a few words."""
+    if event is None:
+        return "not readable by this version"
+    if event["type"] == "meter":
+        return f"{event['value']} of {event['event_name']} by {event['customer_id']}"
+    return f"{event['activity_type_id']}: {event['user_id']} of {event['billing_id']}"

@@ -22,7 +22,7 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     """The command line or the configuration is wrong."""
     UNREACHABLE = 3
-    """The upstream cannot be reached."""
+    """The sidecar or the upstream cannot be reached."""
     INTERRUPTED = 130  # as shells count Ctrl-C: 128 + SIGINT
     BROKEN_PIPE = 141  # 128 + SIGPIPE: who read the output went away
 

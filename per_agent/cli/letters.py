@@ -1,102 +1,24 @@
-"""Dead letters chosen by what they say, and what becomes of those that are sent again."""
+"""Dead letters that are sent again: each is delivered, refused again, or waits."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
+from per_agent.agent.letters import Choice
 from per_agent.cli.call import running
-from per_agent.event import Event, MeterEvent, decode, iso
+from per_agent.cli.following import Following
+from per_agent.cli.sidecar import Sidecar
 from per_agent.settings import Settings
 from per_agent.spool import DeadLetters, FiledLetter, Lane, snapshots
 
 _LOOK_EVERY: Final = 0.1  # seconds
 _ADOPT_EVERY: Final = 0.5  # seconds: this agent is here to take abandoned spools over
-
-
-class Letter(msgspec.Struct, frozen=True):
-    """A dead letter and the event in it; None where this version cannot read it."""
-
-    filed: FiledLetter
-    event: Event | None
-
-    @property
-    def id(self) -> str | None:
-        return None if self.event is None else self.event.id
-
-    @property
-    def what(self) -> str:
-        """The event in a few words."""
-        if self.event is None:
-            return "not readable by this version"
-        if isinstance(self.event, MeterEvent):
-            return f"{self.event.value} of {self.event.event_name} by {self.event.customer_id}"
-        return f"{self.event.activity_type_id}: {self.event.user_id} of {self.event.billing_id}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        filed, letter = self.filed, self.filed.letter
-        return {
-            "id": self.id,
-            "destination": filed.lane,
-            "reason": letter.reason,
-            "words": letter.words,
-            "attempts": letter.attempts,
-            "at": iso(letter.at),
-            "spool": filed.spool,
-            "number": filed.number,
-            "event": None if self.event is None else self.event.as_record(),
-        }
-
-
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """Which letters are meant: those that all that is given fits. Nothing given fits all of them.
-
-    Attributes:
-        ids: identifiers of events.
-        destination: the destination that refused.
-        reason: part of the reason or of the upstream's words, in any case of letters.
-        meter: the event name of meter events.
-        before: epoch seconds; letters that are older.
-    """
-
-    ids: frozenset[str] = frozenset()
-    destination: str | None = None
-    reason: str | None = None
-    meter: str | None = None
-    before: float | None = None
-
-    @property
-    def empty(self) -> bool:
-        return not self.ids and all(
-            each is None for each in (self.destination, self.reason, self.meter, self.before)
-        )
-
-    def of(self, data_dir: Path) -> Iterator[Letter]:
-        """The letters under *data_dir* that are meant. Raises `SpoolError` when a spool cannot be read."""
-        return filter(self._fits, map(_opened, DeadLetters(data_dir)))
-
-    def _fits(self, each: Letter) -> bool:
-        letter, event = each.filed.letter, each.event
-        said = f"{letter.reason}\n{letter.words}".casefold()
-        return (
-            (not self.ids or each.id in self.ids)
-            and self.destination in (None, each.filed.lane)
-            and (self.reason is None or self.reason.casefold() in said)
-            and (self.meter is None or (isinstance(event, MeterEvent) and event.event_name == self.meter))
-            and (self.before is None or letter.at < self.before)
-        )
-
-
-def _opened(filed: FiledLetter) -> Letter:
-    try:
-        return Letter(filed, decode(filed.letter.event))
-    except msgspec.MsgspecError:
-        return Letter(filed, None)
+_AT_ONCE: Final = 2000  # letters named in one request, so that it stays below what a sidecar takes
 
 
 class Resent(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,24 +32,26 @@ class Resent(msgspec.Struct, frozen=True, kw_only=True):
     """Those in spools that a running process holds."""
 
 
-def resend(data_dir: Path, letters: Sequence[Letter], settings: Settings | None, timeout: float) -> Resent:
+def resend(
+    data_dir: Path, letters: Sequence[FiledLetter], settings: Settings | None, timeout: float
+) -> Resent:
     """Requeue *letters*, and watch for up to *timeout* seconds what becomes of them.
 
     Where nobody holds their spools, an agent of *settings* delivers them meanwhile; without *settings* none
     does, and nothing is waited for. Raises `SpoolError` when a process holds a spool and does not answer.
     """
     before = _lanes(data_dir)
-    spools = {each.filed.spool for each in letters}
+    spools = {each.spool for each in letters}
     held = {each.id for each in snapshots(data_dir) if each.held and each.id in spools}
-    requeued = DeadLetters(data_dir).requeue(each.filed for each in letters)
+    requeued = DeadLetters(data_dir).requeue(letters)
     at = time.time()
-    watched = {(each.filed.spool, each.filed.lane) for each in letters}
+    watched = {(each.spool, each.lane) for each in letters}
     with ExitStack() as stack:
         if settings is not None and spools - held and timeout > 0:
             spool = msgspec.structs.replace(settings.spool, adopt_interval=_ADOPT_EVERY)
             stack.enter_context(running(msgspec.structs.replace(settings, spool=spool)))
         waiting = _watch(data_dir, watched, before, at, timeout if settings is not None else 0.0)
-    sent = {_key(each.filed) for each in letters}
+    sent = {_key(each) for each in letters}
     dead_again = min(requeued, sum(_key(filed) in sent for filed in DeadLetters(data_dir)))
     waiting = min(waiting, requeued - dead_again)
     return Resent(
@@ -135,8 +59,43 @@ def resend(data_dir: Path, letters: Sequence[Letter], settings: Settings | None,
         delivered=requeued - dead_again - waiting,
         dead_again=dead_again,
         waiting=waiting,
-        with_running_agents=sum(each.filed.spool in held for each in letters),
+        with_running_agents=sum(each.spool in held for each in letters),
     )
+
+
+def resend_there(
+    sidecar: Sidecar, choice: Choice, chosen: Sequence[dict[str, Any]], timeout: float
+) -> Resent:
+    """As `resend`: the *sidecar* requeues *chosen*, which are letters that *choice* gave, and delivers them."""
+    before = sidecar.status()
+    requeued = change_there(sidecar, "requeue", choice, chosen)
+    following = Following(sidecar, before, {each["destination"] for each in chosen})
+    left = following.wait(lambda left: not left.waiting, timeout)
+    sent = {(each["destination"], each["id"]) for each in chosen}
+    again = sum((each["destination"], each["id"]) in sent for each in sidecar.letters(Choice(ids=choice.ids)))
+    dead_again = min(requeued, again)
+    waiting = min(left.waiting + left.parked, requeued - dead_again)
+    return Resent(
+        requeued=requeued,
+        delivered=requeued - dead_again - waiting,
+        dead_again=dead_again,
+        waiting=waiting,
+        with_running_agents=requeued,
+    )
+
+
+def change_there(
+    sidecar: Sidecar, what: Literal["requeue", "purge"], choice: Choice, chosen: Sequence[dict[str, Any]]
+) -> int:
+    """Have the *sidecar* requeue or purge *chosen*, and no letter that came since. Gives how many it did.
+
+    A letter that this version cannot read has no identifier to name it by; with one among them it is all
+    letters that *choice* means by now.
+    """
+    ids = [each["id"] for each in chosen]
+    if None in ids:
+        return sidecar.change(what, choice, [])
+    return sum(sidecar.change(what, choice, ids[at : at + _AT_ONCE]) for at in range(0, len(ids), _AT_ONCE))
 
 
 _Watched = set[tuple[str, str]]

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from per_agent.cli.call import Call, command, group
 from per_agent.cli.console import show_json, stdout, table
 from per_agent.cli.exits import ExitCode, Stop
+from per_agent.cli.source import upstreams
 
 _SHOWN: Final = ("id", "event_name", "name", "unit", "status", "mode", "created")
 
@@ -53,7 +54,7 @@ def _list(
     q: Annotated[str | None, typer.Option(metavar="TEXT", help="Part of the name or description.")] = None,
 ) -> None:
     """List the meters, the newest first, a page at a time."""
-    with call.upstreams() as agent:
+    with upstreams(call) as agent:
         answer = agent.meters.list(
             page=page, pageSize=page_size, event_name=event_name, livemode=livemode, q=q
         )
@@ -67,7 +68,7 @@ def _list(
 
 def _show(call: Call, meter: Id, livemode: Livemode = None) -> None:
     """Show one meter."""
-    with call.upstreams() as agent:
+    with upstreams(call) as agent:
         _print(call, agent.meters.retrieve(meter, livemode=livemode))
 
 
@@ -87,7 +88,7 @@ def _create(  # noqa: PLR0913  (the upstream's own parameters)
 ) -> None:
     """Make a meter, active at once. Events that were parked for it go on by themselves."""
     labels = _labels(metadata)
-    with call.upstreams() as agent:
+    with upstreams(call) as agent:
         made = agent.meters.create(
             name=name,
             event_name=event_name,
@@ -127,19 +128,19 @@ def _update(  # noqa: PLR0913  (the upstream's own parameters)
         raise Stop(
             ExitCode.USAGE, "nothing to change: give --name, --description, --unit, --status or --metadata"
         )
-    with call.upstreams() as agent:
+    with upstreams(call) as agent:
         _print(call, agent.meters.update(meter, **changes, livemode=livemode))
 
 
 def _activate(call: Call, meter: Id, livemode: Livemode = None) -> None:
     """Let a meter take events. Those that were parked for it go on by themselves."""
-    with call.upstreams() as agent:
+    with upstreams(call) as agent:
         _print(call, agent.meters.activate(meter, livemode=livemode))
 
 
 def _deactivate(call: Call, meter: Id, livemode: Livemode = None) -> None:
     """Let a meter refuse events. Those for it are parked until it is active again; none is lost."""
-    with call.upstreams() as agent:
+    with upstreams(call) as agent:
         _print(call, agent.meters.deactivate(meter, livemode=livemode))
 
 

@@ -10,6 +10,7 @@ import typer
 from per_agent.cli.call import Call, command
 from per_agent.cli.console import Sheet, show_json, stdout, table
 from per_agent.cli.exits import ExitCode, Stop
+from per_agent.cli.source import upstreams
 from per_agent.cli.times import first_moment, last_moment, span
 
 
@@ -45,7 +46,7 @@ def _report(
     if as_csv and call.as_json:
         raise Stop(ExitCode.USAGE, "--csv and --json: choose one")
     first, until = _window(last, start, end)
-    with call.upstreams() as agent:
+    with upstreams(call) as agent:
         report = agent.get_report(first, until)
     if call.as_json:
         show_json(report)

@@ -1,7 +1,11 @@
-"""`status` and `books`: what waits, what went, what is dead; read from the folder, in nobody's way."""
+"""`status` and `books`: what waits, what went, what is dead; asked of the sidecar, else read beside all owners.
+
+What is shown is made of the documents that `--json` prints, whoever made them.
+"""
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import typer
@@ -9,7 +13,6 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from per_agent.books import Books
 from per_agent.cli.call import Call, command
 from per_agent.cli.console import (
     Sheet,
@@ -24,8 +27,9 @@ from per_agent.cli.console import (
     stdout,
     table,
 )
-from per_agent.cli.exits import ExitCode
-from per_agent.cli.overview import Overview, Standing, overview
+from per_agent.cli.exits import ExitCode, Stop
+from per_agent.cli.source import Document, source
+from per_agent.cli.times import epoch
 
 _EVERY: Final = 1.0  # seconds
 _STYLES: Final = {"open": "green", "retrying": "yellow", "halted": "red"}
@@ -52,24 +56,54 @@ def _status(
     ] = False,
 ) -> None:
     """Show how each destination is doing and what waits for it. Only looks; works beside running agents."""
-    data_dir, configured = call.place()
-    if not watch:
-        seen = overview(data_dir, configured)
-        if call.as_json:
-            show_json(_as_dict(seen))
-        else:
-            stdout().print(status_view(seen))
+    looks = _looks(call)
+    first = next(looks)
+    assert not isinstance(first, Stop)
+    if watch and call.as_json:
+        _record(first, looks)
     elif call.as_json:
-        while True:
-            show_record(_as_dict(overview(data_dir, configured)))
-            sys.stdout.flush()
-            time.sleep(_EVERY)
+        show_json(first)
+    elif not watch:
+        stdout().print(status_view(first))
     else:
-        first = status_view(overview(data_dir, configured))
-        with Live(first, console=stdout(), auto_refresh=False) as live:
-            while True:
-                time.sleep(_EVERY)
-                live.update(status_view(overview(data_dir, configured)), refresh=True)
+        with Live(status_view(first), console=stdout(), auto_refresh=False) as live:
+            last = first
+            for seen in looks:
+                last = last if isinstance(seen, Stop) else seen
+                trouble = [Text(seen.lines[0], "red")] if isinstance(seen, Stop) else []
+                live.update(Group(status_view(last), *trouble), refresh=True)
+
+
+def _record(first: Document, looks: Iterator[Document | Stop]) -> None:
+    """Print one document a line; say once of each outage that there is one."""
+    show_record(first)
+    sys.stdout.flush()
+    away = False
+    for seen in looks:
+        if not isinstance(seen, Stop):
+            show_record(seen)
+            sys.stdout.flush()
+        elif not away:
+            say(seen.lines[0])
+        away = isinstance(seen, Stop)
+
+
+def _looks(call: Call) -> Iterator[Document | Stop]:
+    """Looks, a second apart, without end. After the first, a sidecar that does not answer is waited for."""
+    yield _look(call)
+    while True:
+        time.sleep(_EVERY)
+        try:
+            yield _look(call)
+        except Stop as stop:
+            if stop.code != ExitCode.UNREACHABLE:
+                raise
+            yield stop
+
+
+def _look(call: Call) -> Document:
+    with source(call) as place:
+        return place.status()
 
 
 def _books(call: Call) -> ExitCode:
@@ -78,52 +112,71 @@ def _books(call: Call) -> ExitCode:
     For each destination: accepted = delivered + dead + dropped + pending, at any moment and after any crash.
     Purged events are those of the dead whose letters were deleted.
     """
-    seen = overview(*call.place())
+    with source(call) as place:
+        seen = place.books()
     if call.as_json:
-        show_json(
-            {
-                "balanced": not seen.problems,
-                "destinations": {
-                    each.name: {**each.books.as_dict(), "balanced": not each.problems}
-                    for each in seen.standings
-                },
-                "problems": seen.problems,
-                "spools": len(seen.spools),
-            }
-        )
+        show_json(seen)
     else:
-        stdout().print(books_table(seen))
-    for problem in seen.problems if not call.as_json else ():
+        stdout().print(books_table(seen, place.name))
+    for problem in seen["problems"] if not call.as_json else ():
         say(f"does not balance: {problem}")
-    return ExitCode.NO if seen.problems else ExitCode.WELL
+    return ExitCode.WELL if seen["balanced"] else ExitCode.NO
 
 
-def books_table(seen: Overview) -> Sheet:
-    """The books of all destinations, with their sum where there are several."""
+def books_table(books: Document, of: str) -> Sheet:
+    """The *books*, a document of theirs, of all destinations, with their sum where there are several."""
+    destinations: dict[str, Document] = books["destinations"]
     made = table(
-        f"Books of {seen.data_dir}",
+        f"Books of {of}",
         ("destination", *(f"{name}#" for name in _COUNTS), "balanced"),
-        [_books_row(each.name, each.books, balanced=not each.problems) for each in seen.standings],
+        [_books_row(name, each) for name, each in destinations.items()],
     )
-    if len(seen.standings) > 1:
+    if len(destinations) > 1:
         made.add_section()
-        everything = sum((each.books for each in seen.standings), Books())
-        made.row(*_books_row("all", everything, balanced=not seen.problems), style="bold")
+        everything = {name: sum(each[name] for each in destinations.values()) for name in _COUNTS}
+        made.row(*_books_row("all", {**everything, "balanced": books["balanced"]}), style="bold")
     return made
 
 
-def _books_row(name: str, books: Books, *, balanced: bool) -> list[object]:
-    verdict = Text("yes", "green") if balanced else Text("NO", "bold red")
-    counts = books.as_dict()
-    return [name, *(counts[each] for each in _COUNTS), verdict]
+def _books_row(name: str, books: Document) -> list[object]:
+    verdict = Text("yes", "green") if books["balanced"] else Text("NO", "bold red")
+    return [name, *(books[each] for each in _COUNTS), verdict]
 
 
-def status_view(seen: Overview) -> Group:
-    """All of it for people: destinations, what is parked, spools, warnings."""
+def pending(seen: Document) -> dict[str, int]:
+    """For each destination that events wait for by *seen*, a document of `status`, how many."""
+    return {
+        name: each["books"]["pending"]
+        for name, each in seen["destinations"].items()
+        if each["books"]["pending"]
+    }
+
+
+def pending_words(seen: Document) -> str:
+    """What waits and why by *seen*, in words; empty where nothing does."""
+    troubles = {name: _trouble(each) for name, each in seen["destinations"].items()}
+    return "; ".join(
+        f"{count(waiting, 'event')} for {name}" + (f" ({troubles[name]})" if troubles[name] else "")
+        for name, waiting in pending(seen).items()
+    )
+
+
+def _trouble(each: Document) -> str:
+    """Why something may be waiting, in words; empty where nothing is known to be wrong."""
+    if each["state"] not in (None, "open"):
+        return f"{each['state']}: {each['reason']}"
+    if each["parked"]:
+        return f"parked: {'; '.join(parking['reason'] for parking in each['parkings'])}"
+    return ""
+
+
+def status_view(seen: Document) -> Group:
+    """*seen*, a document of `status`, for people: destinations, what is parked, spools, warnings."""
     now = time.time()
+    destinations: dict[str, Document] = seen["destinations"]
     parts: list[Any] = [
         table(
-            f"Destinations of {seen.data_dir}",
+            f"Destinations of {seen['data_dir']}",
             (
                 "destination",
                 "state",
@@ -134,73 +187,72 @@ def status_view(seen: Overview) -> Group:
                 "delivered#",
                 "dropped#",
             ),
-            [_status_row(each, now) for each in seen.standings],
+            [_status_row(name, each, now) for name, each in destinations.items()],
         )
     ]
     parkings = [
-        (each.name, parking.key, parking.reason, f"{moment(parking.since)}, {span(now - parking.since)} ago")
-        for each in seen.standings
-        for parking in each.parkings
+        (name, parking["key"], parking["reason"], f"{moment(since)}, {span(now - since)} ago")
+        for name, each in destinations.items()
+        for parking in each["parkings"]
+        for since in [epoch(parking["since"])]
     ]
     if parkings:
         parts.append(table("Parked until", ("destination", "waits for", "because", "since"), parkings))
-    if seen.spools:
-        held = sum(spool.held for spool in seen.spools)
+    spools: list[Document] = seen["spools"]
+    if spools:
+        held = sum(spool["held"] for spool in spools)
         parts.append(
             table(
-                f"{count(len(seen.spools), 'spool')}, {held} in use, {size(seen.bytes_used)}",
+                f"{count(len(spools), 'spool')}, {held} in use, {size(seen['bytes_used'])}",
                 ("spool", "held by", "size#", "pending#", "dead letters#"),
                 [
                     (
-                        spool.id,
-                        "a running process" if spool.held else "nobody",
-                        size(spool.bytes_used),
-                        sum(lane.books.pending for lane in spool.lanes.values()),
-                        sum(lane.letters for lane in spool.lanes.values()),
+                        spool["id"],
+                        "a running process" if spool["held"] else "nobody",
+                        size(spool["bytes_used"]),
+                        spool["pending"],
+                        spool["dead_letters"],
                     )
-                    for spool in seen.spools
+                    for spool in spools
                 ],
             )
         )
     else:
         parts.append(Text("no spool yet: nothing was recorded here"))
-    parts += [Text(f"Warning: {each}", "yellow") for each in seen.warnings]
-    parts += [Text(f"Does not balance: {each}", "bold red") for each in seen.problems]
+    if seen.get("sidecar"):
+        parts.append(_sidecar_line(seen["sidecar"], now))
+    parts += [Text(f"Warning: {each}", "yellow") for each in seen["warnings"]]
+    parts += [Text(f"Does not balance: {each}", "bold red") for each in seen["problems"]]
     return Group(*parts)
 
 
-def _status_row(each: Standing, now: float) -> list[object]:
-    oldest = "-" if each.oldest is None else span(now - each.oldest)
-    books = each.books
-    waits = [books.pending, oldest, each.parked]
-    return [each.name, _state(each, now), *waits, each.letters, books.delivered, books.dropped]
+def _sidecar_line(sidecar: Document, now: float) -> Text:
+    runs = f"The sidecar has run for {span(now - epoch(sidecar['started_at']))} as process {sidecar['pid']}"
+    where = " and ".join(sidecar["listeners"])
+    words = Text(plain(f"{runs}, and listens on {where}: "))
+    return (
+        words.append("ready", "green")
+        if sidecar["ready"]
+        else words.append(plain(f"{sidecar['trouble']}"), "red")
+    )
 
 
-def _state(each: Standing, now: float) -> Text:
-    condition = each.condition
-    if condition is None:
-        return Text("no agent was here yet" if each.configured is not False else "not configured")
-    words = Text(condition.state, _STYLES[condition.state])
-    if condition.state != "open":
-        lasts = f" for {span(now - condition.since)}, {count(condition.failures, 'failure')}: "
-        words.append(f"{lasts}{plain(condition.reason)}", "default")
-    if not each.live:
+def _status_row(name: str, each: Document, now: float) -> list[object]:
+    age, books = each["oldest_pending_seconds"], each["books"]
+    waits = [books["pending"], "-" if age is None else span(age), each["parked"]]
+    return [name, _state(each, now), *waits, each["dead_letters"], books["delivered"], books["dropped"]]
+
+
+def _state(each: Document, now: float) -> Text:
+    state = each["state"]
+    if state is None:
+        return Text("no agent was here yet" if each["configured"] is not False else "not configured")
+    words = Text(state, _STYLES.get(state, ""))
+    if state != "open":
+        lasts = f" for {span(now - epoch(each['since']))}, " if each["since"] else " "
+        words.append(f"{lasts}{count(each['failures'], 'failure')}: {plain(each['reason'])}", "default")
+    if not each["live"]:
         words.append(" (when an agent last ran)", "dim")
-    if each.configured is False:
+    if each["configured"] is False:
         words.append(" (not configured)", "yellow")
     return words
-
-
-def _as_dict(seen: Overview) -> dict[str, Any]:
-    now = time.time()
-    return {
-        "data_dir": str(seen.data_dir),
-        "bytes_used": seen.bytes_used,
-        "destinations": {each.name: each.as_dict(now) for each in seen.standings},
-        "spools": [
-            {"id": each.id, "folder": str(each.folder), "held": each.held, "bytes_used": each.bytes_used}
-            for each in seen.spools
-        ],
-        "warnings": seen.warnings,
-        "problems": seen.problems,
-    }

@@ -1,16 +1,48 @@
-"""What became of the events of one call: their receipts followed, a bounded number at once."""
+"""What became of the events of one call, and the receipts that tell it, a bounded number followed at once."""
 
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
 
 from per_agent.errors import Refused
 from per_agent.event import Receipt
 
 _FOLLOWED: Final = 10_000  # receipts in memory, and so the events that may be ahead of the disk
 _TOLD: Final = 1000  # refusals kept with their words
+
+
+class Wait(StrEnum):
+    """What to wait for."""
+
+    STORED = "stored"
+    DELIVERED = "delivered"
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the events of one call.
+
+    Attributes:
+        delivered: how many every destination has; None where that was not seen.
+        refused: how many a destination refused for good.
+        refusals: identifier and words of the first of them.
+        seen: the document of `status` afterwards; None where it could not be had.
+        trouble: why the disk did not take all, or None.
+        keeper: who goes on with what is not delivered.
+    """
+
+    accepted: int
+    stored: int
+    delivered: int | None
+    refused: int
+    refusals: list[tuple[str, str]]
+    seen: dict[str, Any] | None
+    trouble: str | None
+    keeper: str
 
 
 class Tally:

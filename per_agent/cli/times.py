@@ -41,6 +41,11 @@ def last_moment(option: str, words: str) -> datetime:
     return datetime.combine(begin.date(), _LAST_MOMENT) if _DATE.fullmatch(words) else begin
 
 
+def epoch(moment: str) -> float:
+    """The epoch seconds of a *moment* as our documents write it."""
+    return datetime.fromisoformat(moment).timestamp()
+
+
 def of_event(option: str, words: str | None) -> datetime | float | None:
     """An event's time: digits are epoch seconds, the rest is ISO 8601 with a zone. Raises `Stop`.
 

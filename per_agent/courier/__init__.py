@@ -1,6 +1,7 @@
 """The delivering side: takes blocks from the spool's lanes, sends, settles."""
 
+from per_agent.courier.attempts import Delivery
 from per_agent.courier.courier import Courier
 from per_agent.courier.health import Condition
 
-__all__ = ["Condition", "Courier"]
+__all__ = ["Condition", "Courier", "Delivery"]

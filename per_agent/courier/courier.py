@@ -7,11 +7,12 @@ calls in its inbox. So no destination can hold up another, and stopping is promp
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Final, TypeVar
 
+from per_agent.courier.attempts import Delivery
 from per_agent.courier.health import Condition
 from per_agent.courier.route import Route
 from per_agent.destinations import Destination
@@ -30,12 +31,17 @@ _HAND_OVER: Final = (
 class Courier:
     """Delivers what the attached spools hold. Methods are for any thread.
 
+    Attributes:
+        name: what it is, for people.
+
     Args:
         destinations: each gets the lane of its name.
         settings: pauses, probes and how much is read ahead.
         changed: called when the condition of a destination may have changed; must not block.
         chores: what else is to be done from time to time in this thread, with the seconds in between.
     """
+
+    name: Final = "courier"
 
     def __init__(
         self,
@@ -113,6 +119,10 @@ class Courier:
         self._later(task)
         return done.result(timeout)
 
+    def call(self, answer: Callable[[], None]) -> None:
+        """Have the thread call *answer*, which must not block, when it comes to it."""
+        self._later(answer)
+
     def stuck(self, lanes: Mapping[str, int]) -> bool:
         """Whether none of the *lanes* with pending events can get on before some pause is over."""
         routes = {route.name: route for route in self._routes}
@@ -130,7 +140,18 @@ class Courier:
     @property
     def retries(self) -> dict[str, int]:
         """Attempts that met trouble of the destination, for each."""
-        return {route.name: route.retries for route in self._routes}
+        return {route.name: route.attempts.retries for route in self._routes}
+
+    def deliveries(self) -> dict[str, Delivery]:
+        """How delivering to each destination goes. Waits for nothing."""
+        return {route.name: route.delivery() for route in self._routes}
+
+    def tune(self, settings: DeliverySettings, mended: Collection[str]) -> None:
+        """Go on by *settings*, and try the destinations named *mended* at once."""
+        for route in self._routes:
+            self._later(partial(route.tune, settings))
+            if route.name in mended:
+                self._later(route.hurry)
 
     def parked(self) -> dict[str, list[str]]:
         """What the parked events of each destination wait for."""

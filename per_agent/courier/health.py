@@ -48,6 +48,14 @@ class Health:
     def open(self) -> bool:
         return self.condition.state == "open"
 
+    def tune(self, backoff: Backoff) -> None:
+        """The next pauses are those of *backoff*."""
+        self._backoff = backoff
+
+    def hurry(self) -> None:
+        """End the pause: a single request may be sent now."""
+        self._resume_at = 0.0
+
     def allowed(self, now: float) -> int:
         """How many requests may be in flight."""
         if self.open:

@@ -18,6 +18,7 @@ class ParkingLot:
         self._clock = clock
         self._lookers = lookers  # looks that may be under way at once
         self._due: dict[str, float] = {}
+        self._since: dict[str, float] = {}
         self._looking: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
@@ -29,18 +30,29 @@ class ParkingLot:
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._due))
 
-    def add(self, key: str) -> bool:
-        """Events wait for *key*. True when none did before."""
+    @property
+    def oldest(self) -> float | None:
+        """Since when something has been parked, in epoch seconds."""
+        return min(tuple(self._since.values()), default=None)
+
+    def add(self, key: str, since: float) -> bool:
+        """Events wait for *key*, *since* then (epoch seconds). True when none did before."""
+        self._since[key] = min(since, self._since.get(key, since))
         if key in self._due:
             return False
         self._wait(key)
         return True
+
+    def tune(self, settings: DeliverySettings) -> None:
+        """Look as often as *settings* say, from the next look on."""
+        self._settings = settings
 
     def looked(self, key: str, *, may_go_on: bool) -> None:
         """A look at *key* was answered."""
         self._looking.discard(key)
         if may_go_on:
             self._due.pop(key, None)
+            self._since.pop(key, None)
         else:
             self._wait(key)
 

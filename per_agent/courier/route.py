@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from per_agent.backoff import Backoff
+from per_agent.courier.attempts import Attempts, Delivery
 from per_agent.courier.health import Health, State
 from per_agent.courier.parking import TROUBLED, ParkingLot
 from per_agent.courier.senders import Senders
@@ -32,6 +33,14 @@ from per_agent.settings import DeliverySettings
 from per_agent.spool import Block, DeadLetter, Parking, Spool
 
 _OWN_TROUBLES: Final = 3  # failures of one event while others go through, until it is parked
+
+
+def _backoff(settings: DeliverySettings) -> Backoff:
+    return Backoff(
+        initial=settings.backoff_initial,
+        ceiling=settings.backoff_max,
+        retry_after_ceiling=settings.retry_after_max,
+    )
 
 
 def _writable(words: str) -> str:
@@ -61,14 +70,10 @@ class Route:
         self._later = later
         self._clock = clock
         self._wall = wall
-        self._backoff = Backoff(
-            initial=settings.backoff_initial,
-            ceiling=settings.backoff_max,
-            retry_after_ceiling=settings.retry_after_max,
-        )
+        self._backoff = _backoff(settings)
         self.health = Health(self._backoff, destination.concurrency)
         self.senders = Senders(destination)
-        self.retries = 0
+        self.attempts = Attempts(clock)
         self.idle = True
         """Whether nothing is in memory or in flight."""
         self._windows: list[Window] = []
@@ -148,7 +153,9 @@ class Route:
         self._in_flight += 1
         self.senders.send(
             [item.event for item in items],
-            lambda outcomes: self._later(lambda: self._sent(items, outcomes, epoch, alone=alone)),
+            lambda outcomes, seconds: self._later(
+                lambda: self._sent(items, outcomes, epoch, seconds, alone=alone)
+            ),
         )
 
     def _next_to_find_out(self) -> Item:
@@ -157,8 +164,11 @@ class Route:
         self._ready.remove(fresh)
         return fresh
 
-    def _sent(self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, *, alone: bool) -> None:
+    def _sent(
+        self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, seconds: float, *, alone: bool
+    ) -> None:
         self._in_flight -= 1
+        self.attempts.ended(len(items), seconds)
         again: list[Item] = []
         answered = False
         for item, outcome in zip(items, outcomes, strict=True):
@@ -167,6 +177,7 @@ class Route:
                 case Delivered():
                     answered = True
                     self._successes += 1
+                    self.attempts.delivered()
                     item.loaded.delivered(item.at)
                 case Parked(key, reason):
                     answered = True
@@ -174,14 +185,16 @@ class Route:
                 case Refused(reason, certain):
                     answered = answered or certain
                     if not self._refused(item, _writable(reason), epoch, certain=certain):
+                        self.attempts.failed("refused_uncertain")
                         self._delay(item)
                 case Retry(reason, after):
-                    self.retries += 1
+                    self.attempts.failed("retry", reason)
                     # One that keeps failing while others go through speaks for itself.
                     if item.own_troubles == 0:
                         self._fail("retrying", _writable(reason), epoch, after)
                     again.append(item)
                 case Halt(reason):
+                    self.attempts.failed("halted")
                     self._fail("halted", _writable(reason), epoch)
                     again.append(item)
         if answered and self.health.answered(epoch, self._wall()):
@@ -259,18 +272,19 @@ class Route:
             return ()
 
     def _park(self, item: Item, key: str, reason: str) -> None:
-        item.loaded.parked(item.at, Parking(key, reason, self._wall()))
-        if self._parked.add(key):
+        now = self._wall()
+        item.loaded.parked(item.at, Parking(key, reason, now))
+        if self._parked.add(key, now):
             self._log.warning("events are parked", waits_for=key.partition(":")[0], reason=reason)
             for waiting in [other for other in self._ready if key in self._keys(other)]:
                 self._ready.remove(waiting)
-                waiting.loaded.parked(waiting.at, Parking(key, reason, self._wall()))
+                waiting.loaded.parked(waiting.at, Parking(key, reason, now))
                 waiting.loaded.settle(self._later, hurried=False)
 
     def _know_parked(self, parkings: Sequence[Parking]) -> None:
         """What is parked on the disk is looked after, whatever became of its key meanwhile."""
         for parking in parkings:
-            self._parked.add(parking.key)
+            self._parked.add(parking.key, parking.since)
 
     def _probe_due(self) -> float | None:
         """Look after parked events whose time has come. Returns the seconds until the next look."""
@@ -316,6 +330,27 @@ class Route:
     def stuck(self) -> bool:
         """Whether nothing can go on before a pause is over."""
         return self.health.allowed(self._clock()) == 0 and self._in_flight == 0
+
+    def tune(self, settings: DeliverySettings) -> None:
+        """Go on with other pauses, probes and bounds. Pauses that have begun last as long as they were to."""
+        self._settings = settings
+        self._backoff = _backoff(settings)
+        self.health.tune(self._backoff)
+        self._parked.tune(settings)
+        for window in self._windows:
+            window.size = settings.window_blocks
+
+    def hurry(self) -> None:
+        """Something was mended, perhaps: try again at once, whatever pause is going on."""
+        self.health.hurry()
+        while self._delayed:
+            self._ready.append(heapq.heappop(self._delayed)[2])
+
+    def delivery(self) -> Delivery:
+        """How it goes. For any thread."""
+        known = (self._parked.oldest, *(window.oldest for window in tuple(self._windows)))
+        oldest = min((moment for moment in known if moment is not None), default=None)
+        return self.attempts.look(self.health.condition, oldest)
 
     @property
     def parked(self) -> list[str]:

@@ -6,6 +6,7 @@ open connections by name, and a thread can no longer be started; these are all s
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from per_agent.destinations import Destination, Outcome, Retry
@@ -32,10 +33,11 @@ class Senders:
             if thread.ident is None:
                 thread.start()
 
-    def send(self, events: Sequence[Event], then: Callable[[Sequence[Outcome]], None]) -> None:
-        """Offer *events*; *then* is called with their outcomes from one of the threads."""
+    def send(self, events: Sequence[Event], then: Callable[[Sequence[Outcome], float], None]) -> None:
+        """Offer *events*; *then* is called with their outcomes and the seconds it took, from one of the threads."""
 
         def task() -> None:
+            began = time.monotonic()
             try:
                 outcomes = self._destination.send(events)
                 if len(outcomes) != len(events):
@@ -43,7 +45,7 @@ class Senders:
             except Exception as error:  # noqa: BLE001  (a defect of a destination must not lose its events)
                 self._log.bug("a destination met a defect; its events are kept")
                 outcomes = [Retry(f"a defect in per_agent: {error!r}")] * len(events)
-            then(outcomes)
+            then(outcomes, time.monotonic() - began)
 
         self._tasks.put(task)
 

@@ -89,7 +89,7 @@ class Window:
     ) -> None:
         self.spool = spool
         self._lane = lane
-        self._size = size
+        self.size = size
         self._arrived = arrived  # called in the spooler's thread
         self.parked = parked  # called in the courier's thread, when events were parked on the disk
         self._loaded: dict[BlockId, Loaded] = {}
@@ -99,6 +99,11 @@ class Window:
 
     def __iter__(self) -> Iterator[Loaded]:
         return iter(self._loaded.values())
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest block in memory was made, in epoch seconds. For any thread."""
+        return min((loaded.block.made_at for loaded in tuple(self._loaded.values())), default=None)
 
     @property
     def full(self) -> bool:
@@ -112,7 +117,7 @@ class Window:
     def _room(self) -> int:
         """How many blocks may be read."""
         steady = sum(1 for loaded in self._loaded.values() if loaded.failed < loaded.left)
-        return min(self._size - steady, self._size * _STRETCH - len(self._loaded))
+        return min(self.size - steady, self.size * _STRETCH - len(self._loaded))
 
     def ask(self) -> None:
         """Ask the spool for more blocks, as many as there is room for."""

@@ -21,7 +21,8 @@ from per_agent.event import Activity, Event
 # A GET that writes: nothing on the way may answer it from a cache.
 _HEADERS: Final = {"cache-control": "no-store"}
 
-_REPORTING: Final = 6  # timeouts that a report may take: it has no paging and may be megabytes long
+REPORTING: Final = 6
+"""Timeouts that a report may take: it has no paging and may be megabytes long."""
 
 
 class Per:
@@ -43,23 +44,43 @@ class Per:
         timeout: float = 10.0,
         concurrency: int = 8,
     ) -> None:
-        secrets: dict[str, object] = {"activity_token": activity_token}
-        if reporting_token is not None:
-            secrets["reporting_token"] = reporting_token
-        check_config(name, url, secrets, timeout, concurrency)
+        check_config(name, url, _secrets(activity_token, reporting_token), timeout, concurrency)
         self.name = name
         self.concurrency = concurrency
         self._upstream = Upstream(name, url, activity_token, timeout=timeout, concurrency=concurrency)
         self.reporting: Upstream | None = None
         """For reports, with connections of its own: a long report takes none from the senders."""
-        if reporting_token is not None:
-            total = timeout * _REPORTING
-            self.reporting = Upstream(
-                name, url, reporting_token, timeout=timeout, concurrency=concurrency, total=total
-            )
+        self._authorize_reporting(reporting_token, timeout)
 
     def __repr__(self) -> str:
         return f"Per(url={self._upstream.url!r}, name={self.name!r})"
+
+    def authorize(self, activity_token: str, reporting_token: str | None, *, timeout: float) -> None:
+        """Go on with other tokens and bounds; exchanges under way end as they began.
+
+        Raises `ConfigError`, and then nothing has changed.
+        """
+        url, concurrency = self._upstream.url, self.concurrency
+        check_config(self.name, url, _secrets(activity_token, reporting_token), timeout, concurrency)
+        self._upstream.authorize(activity_token, timeout=timeout)
+        self._authorize_reporting(reporting_token, timeout)
+
+    def _authorize_reporting(self, token: str | None, timeout: float) -> None:
+        total = timeout * REPORTING
+        if token is not None and self.reporting is not None:
+            self.reporting.authorize(token, timeout=timeout, total=total)
+        elif token is not None:
+            self.reporting = Upstream(
+                self.name,
+                self._upstream.url,
+                token,
+                timeout=timeout,
+                concurrency=self.concurrency,
+                total=total,
+            )
+        elif self.reporting is not None:
+            retired, self.reporting = self.reporting, None
+            retired.close()
 
     def open(self, data_dir: Path) -> None:
         """Nothing to get ready: connections are made by the first request of each process."""
@@ -111,6 +132,12 @@ class Per:
         self._upstream.close()
         if self.reporting is not None:
             self.reporting.close()
+
+
+def _secrets(activity_token: object, reporting_token: object) -> dict[str, object]:
+    """The tokens that are given, by name, to be checked."""
+    given = {"activity_token": activity_token, "reporting_token": reporting_token}
+    return {name: token for name, token in given.items() if name == "activity_token" or token is not None}
 
 
 def is_bad_token(answer: Answer) -> bool:

@@ -146,6 +146,11 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
     _at: int = 0
     dropped: bool = False
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the event survives power loss by now. Never waits."""
+        return self._ticket is not None
+
     def stored(self, timeout: float | None = None) -> bool:
         """Block until the event survives power loss, at most *timeout* seconds (None: no limit).
 

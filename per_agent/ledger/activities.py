@@ -16,6 +16,8 @@ from per_agent.ledger.schema import BLOCK
 _DAY: Final = 86_400_000  # milliseconds
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+_FIRST: Final = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_LAST: Final = (datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC) - _EPOCH) // _MILLISECOND
 _FOR_EVER: Final = 2**53  # milliseconds: beyond any time that an event can carry
 _REMEMBERED: Final = 65_536  # members per connection, some 250 bytes each
 _CALL: Final = "GET /reports.get"
@@ -107,7 +109,10 @@ class Activities:
         elif moment.utcoffset() is None:
             problems.append(f"{field} has no time zone: end it with Z, or use datetime.now(UTC)")
         else:
-            return (moment - _EPOCH) // _MILLISECOND
+            at = (moment - _EPOCH) // _MILLISECOND
+            if _FIRST <= at <= _LAST:
+                return at
+            problems.append(f"{field} is before the year 1 or after the year 9999 in UTC")
         return None
 
 

@@ -40,15 +40,18 @@ def _failure(answer: Answer, upstream: Upstream, call: str) -> UpstreamError:
 
 
 class PaymentKitCalls:
-    """Calls to one Payment Kit. `livemode` stands in each query: in a body it is not read."""
+    """Calls to one Payment Kit. `livemode` stands in each query: in a body it is not read.
 
-    def __init__(self, upstream: Upstream, livemode: bool) -> None:
+    *livemode* is for calls that name no mode themselves; None leaves it to who answers.
+    """
+
+    def __init__(self, upstream: Upstream, livemode: bool | None) -> None:
         self._upstream = upstream
         self._livemode = livemode
 
     def get(self, path: str, filters: Mapping[str, Any], *, call: str | None = None) -> Any:
         """The answer to a GET. *call* names it in errors where *path* holds an id."""
-        asked = {"livemode": self._livemode, **filters}
+        asked = {**given(livemode=self._livemode), **filters}
         query = [(name, _text(name, value)) for name, value in asked.items()]
         answer = self._upstream.ask("GET", path, query, limit=REPORT_LIMIT)
         return value_of(answer, self._upstream, call or f"GET {path}")
@@ -62,7 +65,7 @@ class PaymentKitCalls:
     def _write(self, method: str, path: str, fields: Mapping[str, Any], call: str) -> Any:
         livemode = fields.get("livemode", self._livemode)
         body = msgspec.json.encode({name: value for name, value in fields.items() if name != "livemode"})
-        query = (("livemode", _text("livemode", livemode)),)
+        query = () if livemode is None else (("livemode", _text("livemode", livemode)),)
         answer = self._upstream.ask(method, path, query, body, limit=REPORT_LIMIT)
         return value_of(answer, self._upstream, call)
 

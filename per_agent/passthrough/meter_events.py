@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from per_agent.destinations.http import segment
 from per_agent.destinations.payment_kit import PaymentKit
+from per_agent.destinations.sidecar import Sidecar
 from per_agent.passthrough.answers import PaymentKitCalls, given
 
 
@@ -123,9 +124,9 @@ class MeterEvents:
 
 
 class PaymentKitMeterEvents:
-    """Meter events at a Payment Kit."""
+    """Meter events at a Payment Kit, or at a sidecar, which answers as Payment Kit does."""
 
-    def __init__(self, kit: PaymentKit) -> None:
+    def __init__(self, kit: PaymentKit | Sidecar) -> None:
         self._calls = PaymentKitCalls(kit.management, kit.livemode)
 
     def create(self, **fields: Any) -> Any:

@@ -7,6 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from per_agent.destinations.http import segment
 from per_agent.destinations.payment_kit import PaymentKit
+from per_agent.destinations.sidecar import Sidecar
 from per_agent.passthrough.answers import PaymentKitCalls, given
 
 
@@ -116,9 +117,9 @@ class Meters:
 
 
 class PaymentKitMeters:
-    """Meters at a Payment Kit."""
+    """Meters at a Payment Kit, or at a sidecar, which answers as Payment Kit does."""
 
-    def __init__(self, kit: PaymentKit) -> None:
+    def __init__(self, kit: PaymentKit | Sidecar) -> None:
         self._calls = PaymentKitCalls(kit.management, kit.livemode)
 
     def create(self, **fields: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from per_agent.destinations.http import REPORT_LIMIT
 from per_agent.destinations.per import Per
+from per_agent.destinations.sidecar import Sidecar
 from per_agent.errors import ConfigError, Refused, Unauthorized, Unavailable
 from per_agent.event import iso
 from per_agent.passthrough.answers import value_of
@@ -43,9 +44,9 @@ class Reports:
 
 
 class PerReports:
-    """Reports from Per, with the reporting token."""
+    """Reports from Per, with the reporting token, or from a sidecar, which answers as Per does."""
 
-    def __init__(self, per: Per) -> None:
+    def __init__(self, per: Per | Sidecar) -> None:
         self._per = per
 
     def get_report(self, start: str | None = None, end: str | None = None) -> Any:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from per_agent.errors import ConfigError
-from per_agent.settings.kinds import found, in_the_clear, split_url
+from per_agent.settings.address import in_the_clear, split_url
+from per_agent.settings.kinds import found
 from per_agent.settings.secret import Secret
-from per_agent.settings.sections import DestinationSettings, LedgerSettings, PaymentKitSettings, PerSettings
+from per_agent.settings.upstreams import DestinationSettings, LedgerSettings, PaymentKitSettings, PerSettings
 
 DESTINATION_VARIABLES: Final = (
     "PER_ACTIVITY_TOKEN",

@@ -1,22 +1,25 @@
 """The kinds of value that settings hold, and whether a value is of its kind, in words for a person."""
 
 import re
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from ipaddress import ip_address
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
-from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from per_agent.errors import ConfigError
 from per_agent.event import MAX_EVENT_BYTES
+from per_agent.settings.address import LISTEN, SIDECAR, URL, socket_of, split_listen, split_url
 from per_agent.settings.secret import Secret
 
 # A spool that cannot hold the longest event would refuse it for ever.
 Size = Annotated[int, msgspec.Meta(ge=MAX_EVENT_BYTES, le=2**60, description="bytes")]
 Url = Annotated[str, msgspec.Meta(description="url")]
+SidecarAddress = Annotated[str, msgspec.Meta(description="a sidecar's address")]
+Listen = Annotated[str, msgspec.Meta(description="an address to listen on")]
+Mode = Annotated[str, msgspec.Meta(description="a file's mode")]
 
 _UNITS: Final = {
     "B": 1,
@@ -24,7 +27,8 @@ _UNITS: Final = {
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
 _SIZE: Final = re.compile(rf"([0-9]{{1,15}}(?:\.[0-9]{{1,9}})?) ?({'|'.join(_UNITS)})")
-_URL_CHARS: Final = re.compile(r"[^\s\x00-\x1f\x7f]+")  # urlsplit drops line breaks and tabs without a word
+_MODE: Final = re.compile(r"0?[0-7]{3}")
+_MODE_WORDS: Final = 'octal text such as "0660"'
 _MAX_SHOWN: Final = 16  # a longer text is not quoted: it may be a token on the wrong line
 
 _NAMES: Final = {
@@ -35,6 +39,7 @@ _NAMES: Final = {
     Path: "a path as a string",
     Secret: '{ env = "NAME" }, { file = "/path" } or { credential = "name" }',
 }
+_PLURALS: Final = {str: "strings"}
 _SORTS: Final[dict[type, str]] = {
     bool: "a boolean",
     int: "an integer",
@@ -54,9 +59,9 @@ def fit(value: object, kind: Any) -> Any:
     try:
         fitting = msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        raise ConfigError(f"expected {expected(kind)}, found {found(value)}") from None
-    if kind == Url:
-        split_url(fitting)
+        raise ConfigError(f"expected {expected(kind)}, found {_misfit(value, kind)}") from None
+    if kind in _TEXTS:
+        _TEXTS[kind][1](fitting)
     return fitting
 
 
@@ -64,8 +69,10 @@ def expected(kind: Any) -> str:
     """What a field of the type *kind* takes, in words."""
     if kind == Size:
         return f'bytes, as an integer or such as "10 GiB", at least {MAX_EVENT_BYTES}'
-    if kind == Url:
-        return "a URL such as https://host/path"
+    if kind in _TEXTS:
+        return _TEXTS[kind][0]
+    if get_origin(kind) is tuple:
+        return f"a list of {_PLURALS[get_args(kind)[0]]}"
     if get_origin(kind) is Literal:
         *others, last = (f'"{choice}"' for choice in get_args(kind))
         return f"{', '.join(others)} or {last}"
@@ -73,6 +80,16 @@ def expected(kind: Any) -> str:
         base, meta = get_args(kind)
         return _NAMES[base] + _range(meta)
     return " or ".join(_NAMES[leaf] for leaf in leaves(kind))
+
+
+def _misfit(value: object, kind: Any) -> str:
+    """What was found in the place of a *kind*: in a list, the first item that is wrong."""
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        item = get_args(kind)[0]
+        for at, each in enumerate(value, start=1):
+            if not isinstance(each, item):
+                return f"{found(each)} as item {at}"
+    return found(value)
 
 
 def _range(meta: msgspec.Meta) -> str:
@@ -117,34 +134,17 @@ def parse_size(text: str) -> int:
     return int(Decimal(match[1]) * _UNITS[match[2]])
 
 
-def split_url(url: str) -> SplitResult:
-    """The parts of a base URL. Raises `ConfigError` where it is not one; the problem never quotes it."""
-    wanted = f"expected {expected(Url)}"
-    if _URL_CHARS.fullmatch(url) is None:
-        raise ConfigError(f"{wanted}, found {'nothing' if not url else 'white space or control characters'}")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"{wanted}: {str(error).split(':')[0]}") from None
-    if parts.scheme not in {"http", "https"}:
-        raise ConfigError(f"{wanted}, found no http:// or https:// in front")
-    if not parts.hostname or port == 0:
-        raise ConfigError(f"{wanted}, found no {'host' if not parts.hostname else 'usable port'}")
-    if "@" in parts.netloc:
-        raise ConfigError(f"{wanted}, found credentials inside: they have settings of their own")
-    if "?" in url or "#" in url:
-        raise ConfigError(f"{wanted}, found a query or a fragment, which a base URL has not")
-    return parts
+def parse_mode(text: str) -> int:
+    """The permission bits that "0660" stands for. Raises `ConfigError` for anything else."""
+    if _MODE.fullmatch(text) is None:
+        raise ConfigError(f"expected {_MODE_WORDS}, found {found(text)}")
+    return int(text, 8)
 
 
-def in_the_clear(url: str) -> bool:
-    """Whether what is sent to *url* crosses a network unencrypted."""
-    parts = split_url(url)
-    host = parts.hostname or ""
-    if parts.scheme == "https" or host == "localhost" or host.endswith(".localhost"):
-        return False
-    try:
-        return not ip_address(host).is_loopback
-    except ValueError:
-        return True
+# Text that has a shape: the shape in words, and what raises `ConfigError` where the text has it not.
+_TEXTS: Final[Mapping[Any, tuple[str, Callable[[str], object]]]] = {
+    Url: (URL, split_url),
+    SidecarAddress: (SIDECAR, socket_of),
+    Listen: (LISTEN, split_listen),
+    Mode: (_MODE_WORDS, parse_mode),
+}

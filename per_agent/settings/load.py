@@ -97,3 +97,10 @@ def example() -> str:
     if shipped.is_file():
         return shipped.read_text(encoding="utf-8")
     return (Path(__file__).parents[2] / "config.example.toml").read_text(encoding="utf-8")
+
+
+def secrets_of(settings: Settings) -> tuple[str, ...]:
+    """All secrets in *settings*, to be blotted out of whatever is written down."""
+    sections = [settings.sidecar, *settings.destinations.values()]
+    values = [getattr(section, field) for section in sections for field in section.__struct_fields__]
+    return tuple(value.reveal() for value in values if isinstance(value, Secret))

@@ -12,9 +12,11 @@ from typing import Any, Final
 import msgspec
 
 from per_agent.errors import ConfigError
-from per_agent.settings.kinds import Size, expected, fit, found, in_the_clear, leaves, parse_size, sort_of
+from per_agent.settings.address import in_the_clear
+from per_agent.settings.kinds import Size, expected, fit, found, leaves, parse_size, sort_of
 from per_agent.settings.secret import Secret
-from per_agent.settings.sections import DESTINATIONS, SECTIONS, DestinationSettings, LedgerSettings
+from per_agent.settings.sections import SECTIONS
+from per_agent.settings.upstreams import DESTINATIONS, DestinationSettings, LedgerSettings
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _LANE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # also the name of a lane in the spool
@@ -111,7 +113,13 @@ class Reader:
                 values[field.name] = fit(self._prepare(at, field.type, table[field.name]), field.type)
             except ConfigError as error:
                 self.problems += (f"{at}: {problem}" for problem in error.problems)
-        return kind(**values) if len(self.problems) == problems_before else None
+        if len(self.problems) > problems_before:
+            return None
+        try:
+            return kind(**values)
+        except ConfigError as error:  # each value is well by itself, and not beside the others
+            self.problems += (f"{key}.{problem}" for problem in error.problems)
+            return None
 
     def _prepare(self, at: str, kind: Any, raw: Any) -> Any:
         """*raw*, in the form in which TOML holds a value of *kind*, as that value. Raises `ConfigError`."""

@@ -1,7 +1,6 @@
 """The settings themselves: one frozen struct for each section, with its defaults and ranges.
 
-A section checks itself when it is made, in whatever way it is made, and raises `ConfigError` with every
-problem named. Seconds are floats, sizes are bytes.
+Seconds are floats, sizes are bytes. The destinations' are in `upstreams`, the sidecar's in `sidecar`.
 """
 
 from collections.abc import Mapping
@@ -10,26 +9,13 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from per_agent.errors import ConfigError
-from per_agent.settings.kinds import Size, Url, fit
-from per_agent.settings.secret import Secret
+from per_agent.settings.kinds import Size
+from per_agent.settings.section import Section
+from per_agent.settings.sidecar import SidecarSettings
+from per_agent.settings.upstreams import DestinationSettings, LedgerSettings
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True):
-    def __post_init__(self) -> None:
-        problems: list[str] = []
-        for field in msgspec.structs.fields(type(self)):
-            try:
-                fitting = fit(getattr(self, field.name), field.type)
-            except ConfigError as error:
-                problems += (f"{field.name}: {problem}" for problem in error.problems)
-            else:
-                msgspec.structs.force_setattr(self, field.name, fitting)
-        if problems:
-            raise ConfigError(problems)
-
-
-class AgentSettings(_Section, frozen=True, kw_only=True):
+class AgentSettings(Section, frozen=True, kw_only=True):
     """The agent as a whole.
 
     Attributes:
@@ -41,7 +27,7 @@ class AgentSettings(_Section, frozen=True, kw_only=True):
     exit_timeout: Annotated[float, msgspec.Meta(ge=0, le=600)] = 2.0
 
 
-class IntakeSettings(_Section, frozen=True, kw_only=True):
+class IntakeSettings(Section, frozen=True, kw_only=True):
     """The way from the caller's thread to the spool.
 
     Attributes:
@@ -58,7 +44,7 @@ class IntakeSettings(_Section, frozen=True, kw_only=True):
     overflow: Literal["raise", "block", "drop_newest"] = "raise"
 
 
-class SpoolSettings(_Section, frozen=True, kw_only=True):
+class SpoolSettings(Section, frozen=True, kw_only=True):
     """The queue on disk.
 
     Attributes:
@@ -75,7 +61,7 @@ class SpoolSettings(_Section, frozen=True, kw_only=True):
 _RETRY_AFTER_CEILING: Final = 300
 
 
-class DeliverySettings(_Section, frozen=True, kw_only=True):
+class DeliverySettings(Section, frozen=True, kw_only=True):
     """The way from the spool to the destinations.
 
     Attributes:
@@ -95,55 +81,6 @@ class DeliverySettings(_Section, frozen=True, kw_only=True):
     window_blocks: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 8
 
 
-class PerSettings(_Section, frozen=True, kw_only=True, tag_field="type", tag="per"):
-    """Per: counts unique active users.
-
-    Attributes:
-        activity_token: the token with the scope `activity`; events are sent with it.
-        reporting_token: the token with the scope `reporting`; without it, `get_report` cannot ask.
-        url: the base URL.
-        timeout: seconds that one request may take.
-        concurrency: requests that may be under way at once: Per takes one event in each.
-    """
-
-    activity_token: Secret
-    reporting_token: Secret | None = None
-    url: Url = "https://api.useper.com"
-    timeout: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
-    concurrency: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
-
-
-class PaymentKitSettings(_Section, frozen=True, kw_only=True, tag_field="type", tag="payment_kit"):
-    """Payment Kit: sums metered usage against credits.
-
-    Attributes:
-        url: where Payment Kit is mounted, without `/api`.
-        access_key: the access key.
-        livemode: False for Payment Kit's test mode.
-        timeout: seconds that one request may take.
-        concurrency: requests that may be under way at once: Payment Kit takes one event in each.
-    """
-
-    url: Url
-    access_key: Secret
-    livemode: bool = True
-    timeout: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
-    concurrency: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
-
-
-class LedgerSettings(_Section, frozen=True, kw_only=True, tag_field="type", tag="ledger"):
-    """The embedded ledger.
-
-    Attributes:
-        path: its file; None means the agent's folder.
-    """
-
-    path: Path | None = None
-
-
-DestinationSettings = PerSettings | PaymentKitSettings | LedgerSettings
-
-
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings.
 
@@ -156,20 +93,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     intake: IntakeSettings = IntakeSettings()
     spool: SpoolSettings = SpoolSettings()
     delivery: DeliverySettings = DeliverySettings()
+    sidecar: SidecarSettings = SidecarSettings()
     destinations: Mapping[str, DestinationSettings] = msgspec.field(
         default_factory=lambda: {"ledger": LedgerSettings()}
     )
     warnings: tuple[str, ...] = ()
 
 
-SECTIONS: Final[Mapping[str, type[_Section]]] = {
+SECTIONS: Final[Mapping[str, type[Section]]] = {
     "agent": AgentSettings,
     "intake": IntakeSettings,
     "spool": SpoolSettings,
     "delivery": DeliverySettings,
-}
-DESTINATIONS: Final[Mapping[str, type[DestinationSettings]]] = {
-    "per": PerSettings,
-    "payment_kit": PaymentKitSettings,
-    "ledger": LedgerSettings,
+    "sidecar": SidecarSettings,
 }

@@ -4,10 +4,13 @@ from per_agent.spool.adoption import abandoned, own, still_there
 from per_agent.spool.audit import Lane, Snapshot, snapshots
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.folder import Claim
+from per_agent.spool.inflow import by_lane
 from per_agent.spool.letters import DeadLetters, answer_requests
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking, Settlement
 from per_agent.spool.spool import Spool
-from per_agent.spool.store import Store, Transaction
+from per_agent.spool.statistics import SpoolStatistics
+from per_agent.spool.store import Store
+from per_agent.spool.transaction import Transaction
 from per_agent.spool.work import Source
 
 __all__ = [
@@ -23,10 +26,12 @@ __all__ = [
     "Snapshot",
     "Source",
     "Spool",
+    "SpoolStatistics",
     "Store",
     "Transaction",
     "abandoned",
     "answer_requests",
+    "by_lane",
     "own",
     "snapshots",
     "still_there",

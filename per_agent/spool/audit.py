@@ -166,9 +166,12 @@ def absorbed(data_dir: Path) -> set[str] | None:
     return marks
 
 
-def letters(folder: Path) -> Iterator[FiledLetter]:
-    """The dead letters of the spool in *folder*, lane by lane, oldest first. Read in pages, not at one moment."""
-    after = "l/"
+def letters(folder: Path, lane: str = "", number: int = 0) -> Iterator[FiledLetter]:
+    """The dead letters of the spool in *folder* that follow the place *lane*, *number*; without one, all.
+
+    Lane by lane, oldest first. Read in pages, not at one moment.
+    """
+    after = f"l/{lane}/x/{number:012x}" if lane else "l/"
     while page := _letters(folder, after):
         yield from page
         after = f"l/{page[-1].lane}/x/{page[-1].number:012x}"

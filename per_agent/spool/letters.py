@@ -22,7 +22,7 @@ from per_agent.settings import IntakeSettings, SpoolSettings
 from per_agent.spool import audit, folder
 from per_agent.spool.records import FiledLetter
 from per_agent.spool.spool import Spool
-from per_agent.spool.store import Transaction
+from per_agent.spool.transaction import Transaction
 
 _ANSWER_TIMEOUT: Final = 15.0  # seconds; a holder looks every second, and may be busy with a slow disk
 _LOOK_EVERY: Final = 0.05  # seconds between looks for the answer
@@ -48,9 +48,19 @@ class DeadLetters:
         self._data_dir = data_dir
 
     def __iter__(self) -> Iterator[FiledLetter]:
-        """All letters, spool by spool, oldest first in each. Raises `SpoolError` when one cannot be read."""
+        """All letters, spool by spool, lane by lane, oldest first in each lane.
+
+        Raises `SpoolError` when a spool cannot be read.
+        """
+        return self.after("", "", 0)
+
+    def after(self, spool: str, lane: str, number: int) -> Iterator[FiledLetter]:
+        """The letters that follow the place of one, in the order of all. New ones come to the end of their lane."""
         for snapshot in audit.snapshots(self._data_dir):
-            yield from audit.letters(snapshot.folder)
+            if snapshot.id == spool:
+                yield from audit.letters(snapshot.folder, lane, number)
+            elif snapshot.id > spool:
+                yield from audit.letters(snapshot.folder)
 
     def requeue(self, letters: Iterable[FiledLetter]) -> int:
         """Send *letters* again, each under its identifier. Returns how many were still there.

@@ -15,9 +15,11 @@ class Readers:
         self._disk = disk
         self._open: dict[str, Head] = {}
 
-    def answer(self, asked: Head, store: Store) -> None:
+    def answer(self, asked: Head, store: Store | None) -> None:
         """Reply with what there is on the disk, or keep the question until there is something."""
         self._open[asked.lane] = asked
+        if store is None:
+            return  # it is not open yet
         try:
             found, damaged = store.head(asked.lane, asked.after, asked.limit)
         except STORAGE_TROUBLE as error:
@@ -32,7 +34,7 @@ class Readers:
             del self._open[asked.lane]
             asked.reply(found)
 
-    def feed(self, fresh: list[Block], store: Store, *, stirred: bool) -> None:
+    def feed(self, fresh: list[Block], store: Store | None, *, stirred: bool) -> None:
         """Answer what can be answered after a commit that added *fresh*, and where it *stirred* other blocks, too."""
         if not self._open:
             return

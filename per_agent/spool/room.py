@@ -22,6 +22,12 @@ class Room:
         self._source = source
         self._shrink_at = 0.0  # monotonic
         self.full = False
+        self.used = 0
+
+    def measure(self, store: Store) -> None:
+        """See how many bytes are used."""
+        with suppress(*STORAGE_TROUBLE):
+            self.used = store.bytes_used()
 
     def look(self, store: Store, log: Log) -> bool:
         """Whether new events may be stored. Without a source there are none, and so there is always room."""

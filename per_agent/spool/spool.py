@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -16,8 +15,10 @@ from per_agent.spool.block import Block, BlockId
 from per_agent.spool.folder import Claim
 from per_agent.spool.records import Settlement
 from per_agent.spool.spooler import Spooler, nothing
-from per_agent.spool.store import Store, Transaction
-from per_agent.spool.work import Head, Source, Work
+from per_agent.spool.statistics import SpoolStatistics
+from per_agent.spool.store import Store
+from per_agent.spool.transaction import Transaction
+from per_agent.spool.work import Head, Sign, Source, Work
 
 
 class Spool:
@@ -53,6 +54,7 @@ class Spool:
             committed=committed or progress.announce,
         )
         self._inbox = self._spooler.inbox
+        self._adopted = source is None
         self._thread = threading.Thread(target=self._spooler.run, name="per_agent spooler", daemon=True)
 
     # Life
@@ -63,7 +65,7 @@ class Spool:
 
     def wait_opened(self, timeout: float | None = None) -> None:
         """Wait until the spool is open. Raises `SpoolError` when the first try failed (it goes on trying)."""
-        self._spooler.opened.result(timeout)
+        self._spooler.home.opened.result(timeout)
 
     def stop(self, timeout: float | None) -> bool:
         """Store all that was accepted, release the spool and end the thread. False when time ran out first."""
@@ -81,7 +83,7 @@ class Spool:
         """Ask a drained spool to end; once it has, the claim: its folder stays held. None until then."""
         self._spooler.keeps_claim = True
         self._ask_to_stop(None)
-        return None if self._thread.is_alive() else self._spooler.held
+        return None if self._thread.is_alive() else self._spooler.home.held
 
     def _ask_to_stop(self, timeout: float | None) -> None:
         self._spooler.deadline = None if timeout is None else time.monotonic() + timeout
@@ -94,6 +96,20 @@ class Spool:
         return self._thread.is_alive()
 
     # Questions and changes
+
+    def call(self, answer: Callable[[], None]) -> None:
+        """Have the thread call *answer*, which must not block, when it comes to it; whatever its disk does.
+
+        At once where it has ended.
+        """
+        self._inbox.put(Sign(answer))
+        if self._spooler.ended:
+            answer()
+
+    def tune(self, intake: IntakeSettings) -> None:
+        """Linger and fill blocks as *intake* says, from the next commit on."""
+        self._spooler.linger = intake.linger
+        self._spooler.inflow.block_events = intake.block_events
 
     def wake(self) -> None:
         """Look for something to do. Takes no lock and makes no system call that could wait."""
@@ -147,29 +163,44 @@ class Spool:
 
     def _asking(self, question: Callable[[Store], Any]) -> Callable[[Transaction], Any]:
         def ask(_: Transaction) -> Any:
-            assert self._spooler.store is not None
-            return question(self._spooler.store)
+            assert self._spooler.home.store is not None
+            return question(self._spooler.home.store)
 
         return ask
 
     # State
 
     @property
+    def name(self) -> str:
+        """Which spooler this is, for people."""
+        return f"spooler of {self.id or 'an adopted spool'}" if self._adopted else "spooler"
+
+    @property
     def id(self) -> str:
         """The spool's name; empty until it is open."""
-        held = self._spooler.held
-        return "" if held is None or self._spooler.store is None else held.id
+        home = self._spooler.home
+        return "" if home.held is None or home.store is None else home.held.id
 
     @property
     def folder(self) -> Path | None:
         """Where the spool lies; None until it is open."""
-        held = self._spooler.held
-        return None if held is None or self._spooler.store is None else held.folder
+        home = self._spooler.home
+        return None if home.held is None or home.store is None else home.held.folder
 
     @property
     def trouble(self) -> str | None:
         """What keeps the spool from committing, or None."""
         return self._spooler.trouble
+
+    @property
+    def disk_fails(self) -> bool:
+        """Whether the disk refuses, so that not even what was delivered can be settled."""
+        return self._spooler.disk_fails
+
+    @property
+    def tried(self) -> bool:
+        """Whether it was tried to open the spool, however that ended."""
+        return self._spooler.home.opened.done()
 
     @property
     def commits(self) -> int:
@@ -179,23 +210,36 @@ class Spool:
     @property
     def books(self) -> dict[str, Books]:
         """The committed books of each lane."""
-        store = self._spooler.store
+        store = self._spooler.home.store
         return {} if store is None else dict(store.books)
 
     @property
     def marks(self) -> frozenset[str]:
         """The spools absorbed into this one whose folders were not known to be gone when it was opened."""
-        store = self._spooler.store
+        store = self._spooler.home.store
         return frozenset() if store is None else store.marks
 
     def in_memory(self) -> dict[str, int]:
         """For each lane, the events that were taken from the source and are not yet committed."""
-        counts: Counter[str] = Counter()
-        for receipt in tuple(self._spooler.carried):
-            counts.update(receipt._lanes)  # noqa: SLF001  (the spool's side of a receipt)
-        return dict(counts)
+        return self._spooler.inflow.in_memory()
+
+    def statistics(self) -> SpoolStatistics:
+        """How it is doing. Waits for nothing and reads nothing, so what is being committed may show twice."""
+        spooler = self._spooler
+        store = spooler.home.store
+        return SpoolStatistics(
+            bytes_used=spooler.room.used,
+            trouble=spooler.trouble,
+            commits=spooler.commits,
+            idle_seconds=max(0.0, time.monotonic() - spooler.changed_at),
+            books=self.books,
+            in_memory=self.in_memory(),
+            oldest_in_memory=spooler.inflow.oldest(),
+            parked={} if store is None else dict(store.known.parked),
+            damaged={} if store is None else dict(store.known.damaged),
+        )
 
     def newest_in_memory(self) -> Receipt | None:
         """The receipt of the last event that was taken from the source and is not yet committed."""
-        carried = self._spooler.carried
+        carried = self._spooler.inflow.carried
         return carried[-1] if carried else None

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from per_agent.errors import PerAgentError
 from per_agent.event import Receipt
 from per_agent.spool.block import Block, BlockId
-from per_agent.spool.store import Transaction
+from per_agent.spool.transaction import Transaction
 
 
 class Source(Protocol):
@@ -22,6 +22,11 @@ class Source(Protocol):
 
     def waiting(self) -> int: ...
 
+    @property
+    def since(self) -> float:
+        """When it was last seen that something waits, in epoch seconds. For any thread."""
+        ...
+
     def wake_at(self, count: int | None) -> None:
         """Call `Spool.wake` when *count* receipts wait; None: not at all."""
         ...
@@ -33,6 +38,15 @@ class Source(Protocol):
     def seal(self) -> None:
         """Take no more events in, ever."""
         ...
+
+
+class Sign:
+    """A question whether the thread goes on: *give* is called when it comes to it, and must not block."""
+
+    __slots__ = ("give",)
+
+    def __init__(self, give: Callable[[], None]) -> None:
+        self.give = give
 
 
 class Work:

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from per_agent.agent.overview import overview
 from per_agent.cli.call import Call, command
 from per_agent.cli.console import count, say, show_json, stderr, stdout, table
 from per_agent.cli.demo import recorder
 from per_agent.cli.demo.plan import METER, Plan
 from per_agent.cli.demo.verdict import Verdict, judge
 from per_agent.cli.exits import ExitCode, Stop
-from per_agent.cli.overview import overview
 from per_agent.cli.report import report_table, unique_users
 from per_agent.cli.status import books_table
 from per_agent.destinations.local import Ledger
@@ -202,7 +202,7 @@ def _show(console: Console, verdict: Verdict) -> None:
     events = sum(each["event_count"] for each in buckets)
     console.print(table(f"The meter {METER}", ("events#", "sum#"), [(events, f"{total:,}")]))
     console.print()
-    console.print(books_table(verdict.books))
+    console.print(books_table(verdict.books.books_as_dict(), str(verdict.books.data_dir)))
     console.print()
     twice = sum(each.books.accepted for each in verdict.books.standings) - sum(verdict.counted)
     if twice:

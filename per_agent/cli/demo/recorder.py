@@ -1,8 +1,6 @@
 """The process that records the demo's events, and is killed while it does; and the notes that it takes."""
 
 import os
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -12,7 +10,6 @@ from typing import Annotated, Final
 
 import typer
 
-import per_agent
 from per_agent.agent import Agent
 from per_agent.cli.call import Call
 from per_agent.cli.demo.plan import Plan, identifier
@@ -21,17 +18,19 @@ from per_agent.event import Receipt
 COMMAND: Final = "demo-recorder"
 _BATCH: Final = 20  # events between two breaths
 _UNDER_WAY: Final = 40  # receipts not yet stored: those are what the kill is about
-_DELIVER: Final = 60.0  # seconds at the end
+_DELIVER: Final = 120.0  # seconds at the end
 
 
 class Notes:
-    """The identifiers of the events whose receipts were *stored*, one a line, in a file.
+    """The identifiers of the events whose receipts were *stored*, one a line, in a file; beside it, the attempts.
 
     It is the demo's own memory of what it was promised, apart from the program that made the promise.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._read = 0  # bytes, in which `_counted` lines end
+        self._counted = 0
 
     def read(self) -> list[str]:
         """What was noted. A last line that the kill cut short was not."""
@@ -39,6 +38,19 @@ class Notes:
             return self._file.read_text(encoding="ascii").split("\n")[:-1]
         except FileNotFoundError:
             return []
+
+    def count(self) -> int:
+        """How much was noted. Reads what is new since the last call only."""
+        try:
+            with self._file.open("rb") as file:
+                file.seek(self._read)
+                whole = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return 0
+        if whole:
+            self._read += len(whole) + 1
+            self._counted += whole.count(b"\n") + 1
+        return self._counted
 
     def mend(self) -> None:
         """Take away a last line that the kill cut short."""
@@ -50,6 +62,18 @@ class Notes:
         """Note *receipts*, which must be stored."""
         with self._file.open("a", encoding="ascii") as file:
             file.write("".join(f"{receipt.id}\n" for receipt in receipts))
+
+    def retried(self, attempts: int) -> None:
+        """Note how many *attempts* of this process failed until now, and are repeated."""
+        mine = self._file.with_name(f"{self._file.stem}-retries-{os.getpid()}")
+        fresh = mine.with_suffix(".new")
+        fresh.write_text(f"{attempts}\n", encoding="ascii")
+        fresh.replace(mine)  # the kill leaves the old number or the new one
+
+    def retries(self) -> int:
+        """The attempts that failed and were repeated, of all processes."""
+        found = self._file.parent.glob(f"{self._file.stem}-retries-*")
+        return sum(int(each.read_text(encoding="ascii")) for each in found if each.suffix != ".new")
 
 
 def record(
@@ -68,15 +92,19 @@ def record(
     plan = Plan(seed, events, begin)
     left = (each for each in plan.records() if identifier(each) not in done)
     pause = seconds * _BATCH / max(1, events)
-    agent = Agent(call.named_folder)
+    agent = Agent.from_settings(call.settings())
+    agent.start(wait=True)
     under_way: deque[Receipt] = deque()
     while batch := list(islice(left, _BATCH)):
         began = time.monotonic()
         under_way.extend(agent.add_record(each) for each in batch)
         _note_stored(kept, under_way, _UNDER_WAY)
+        kept.retried(_retries(agent))
         time.sleep(max(0.0, pause - (time.monotonic() - began)))
     _note_stored(kept, under_way, 0)
-    agent.close(_DELIVER)
+    agent.flush(_DELIVER)
+    kept.retried(_retries(agent))
+    agent.close()
 
 
 def _note_stored(notes: Notes, under_way: deque[Receipt], keep: int) -> None:
@@ -89,28 +117,18 @@ def _note_stored(notes: Notes, under_way: deque[Receipt], keep: int) -> None:
         notes.add(stored)
 
 
-def spawn(plan: Plan, data_dir: Path, seconds: float, notes: Path) -> "subprocess.Popen[bytes]":
-    """A recorder in a process of its own: this very program, by a hidden command."""
-    # The child must run the package that is running here, wherever that is and wherever it is called from.
-    path = [str(Path(per_agent.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+def _retries(agent: Agent) -> int:
+    return sum(each["retries"] for each in agent.status()["destinations"].values())
+
+
+def words(plan: Plan, config: Path, seconds: float, notes: Path) -> list[str]:
+    """The command line of a recorder of *plan*, with the agent that *config* describes."""
     arguments = {
-        "--data-dir": str(data_dir),
+        "--config": str(config),
         "--events": str(plan.events),
         "--seed": str(plan.seed),
         "--begin": repr(plan.begin),
         "--seconds": repr(seconds),
         "--notes": str(notes),
     }
-    return subprocess.Popen(  # noqa: S603  (ourselves)
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "per_agent.cli",
-            COMMAND,
-            *(word for pair in arguments.items() for word in pair),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
-    )
+    return [COMMAND, *(word for pair in arguments.items() for word in pair)]

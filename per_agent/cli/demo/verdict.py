@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from per_agent.agent.overview import Overview, overview
 from per_agent.cli.demo.plan import Plan, identifier
-from per_agent.cli.overview import Overview, overview
 from per_agent.cli.report import unique_users
 from per_agent.destinations.local import Ledger
 from per_agent.event import iso

@@ -54,10 +54,12 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """What the answer says, in one line: JSON `error` and `message`, a page's title, or the text."""
+        """What the answer says, in one line: JSON `error` and `message`, `detail`, a page's title, or the text."""
         fields = self.object()
         if fields is not None:
             said = [_phrase(fields[name]) for name in ("error", "message") if fields.get(name)]
+            if not said and fields.get("detail"):  # RFC 9457
+                said = [_phrase(fields["detail"])]
             if said:
                 return ": ".join(dict.fromkeys(said))
         text = self.body[:SEND_LIMIT].decode("utf-8", "replace")

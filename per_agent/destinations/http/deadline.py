@@ -8,6 +8,8 @@ may take the connect timeout once for each.
 """
 
 import math
+import select
+import socket
 import ssl
 import threading
 import time
@@ -67,6 +69,52 @@ class _Stream(httpcore.NetworkStream):
         return self._inner.get_extra_info(info)
 
 
+class _UnixStream(httpcore.NetworkStream):
+    """A Unix socket. httpcore has one too, but leaves the socket open where the connection fails."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _told_as(httpcore.ConnectTimeout, httpcore.ConnectError, path):
+                self._socket.settimeout(timeout)
+                self._socket.connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        with _told_as(httpcore.ReadTimeout, httpcore.ReadError):
+            self._socket.settimeout(timeout)
+            return self._socket.recv(max_bytes)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        with _told_as(httpcore.WriteTimeout, httpcore.WriteError):
+            self._socket.settimeout(timeout)
+            self._socket.sendall(buffer)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def get_extra_info(self, info: str) -> object:
+        """What httpcore asks for: whether an idle connection was closed by the other side."""
+        if info != "is_readable":
+            return None
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+
+@contextmanager
+def _told_as(expired: type[Exception], failed: type[Exception], what: str = "") -> Iterator[None]:
+    """Raise *expired* or *failed* in the place of what the socket raises."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise expired(f"{what} {error}".strip()) from error
+    except OSError as error:
+        raise failed(f"{what} {error}".strip()) from error
+
+
 class _Backend(httpcore.SyncBackend):
     def connect_tcp(
         self,
@@ -83,10 +131,9 @@ class _Backend(httpcore.SyncBackend):
         self,
         path: str,
         timeout: float | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002  (none are for Unix sockets)
     ) -> httpcore.NetworkStream:
-        left = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(super().connect_unix_socket(path, left, socket_options))
+        return _Stream(_UnixStream(path, _left(timeout, httpcore.ConnectTimeout)))
 
 
 class DeadlineTransport(httpx.HTTPTransport):

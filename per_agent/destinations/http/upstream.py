@@ -17,6 +17,7 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 import httpx
+import msgspec
 
 from per_agent.backoff import retry_after
 from per_agent.destinations.http.answer import SEND_LIMIT, Answer
@@ -39,14 +40,23 @@ _NOT_SENT: Final = (
 )
 
 
+class _Access(msgspec.Struct, frozen=True):
+    """What a service is asked with; replaced as a whole, so that no request mixes two."""
+
+    token: str | None
+    timeout: float
+    total: float
+
+
 class _Pool:
     """One process's connections. They are closed when it is retired and the last exchange is over.
 
     An exchange is not cut: an answer that is lost leaves an event of which nobody knows whether it counted.
     """
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx.Client, access: _Access) -> None:
         self.client = client
+        self.access = access
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
@@ -95,9 +105,8 @@ class Upstream:
     ) -> None:
         self.name = name
         self.url = url.rstrip("/")
-        self._token = token
-        self._timeout = timeout
-        self._total = timeout if total is None else total
+        self._access = _Access(token, timeout, timeout if total is None else total)
+        self._secrets = _blotted(token)
         self._concurrency = concurrency
         self._socket_path = socket_path
         self._clock = clock
@@ -105,6 +114,22 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"Upstream({self.name!r}, {self.url!r})"
+
+    @property
+    def token(self) -> str | None:
+        """The credential, for who asks the service in another way. Never to be shown."""
+        return self._access.token
+
+    @property
+    def total(self) -> float:
+        """Seconds that one exchange may take."""
+        return self._access.total
+
+    def authorize(self, token: str | None, *, timeout: float, total: float | None = None) -> None:
+        """Go on with another credential and other bounds. Exchanges under way end as they began."""
+        self._secrets |= _blotted(token)  # the old one may still be echoed
+        self._access = _Access(token, timeout, timeout if total is None else total)
+        self.close()
 
     def ask(
         self,
@@ -118,19 +143,19 @@ class Upstream:
     ) -> Answer:
         """Ask once and give the answer, whatever its status, within `total` seconds.
 
-        *path* begins with a slash and is encoded already (`segment`); *query* is not. *body* is JSON. Of a
-        longer answer *limit* bytes are read. Raises `Unavailable` where there is no answer, its words saying
-        whether the request may have been received, and `Refused` where the address is too long to be asked.
+        *path* begins with a slash and is encoded already (`segment`); *query* is not. *body* is JSON where
+        *headers*, which have lower-case names, do not say otherwise. Of a longer answer *limit* bytes are read.
+        Raises `Unavailable` where there is no answer, its words saying whether the request may have been
+        received, and `Refused` where the address is too long to be asked.
         """
         url = self.url + path
         if query:
             url += "?" + urlencode(query, quote_via=quote, safe="")
-        sent = dict(headers or {})
-        if body is not None:
-            sent["content-type"] = "application/json"
-        with self._lease() as client, within(self._total):
+        sent = {} if body is None else {"content-type": "application/json"}
+        sent |= headers or {}
+        with self._lease() as pool, within(pool.access.total):
             try:
-                with client.stream(method, url, headers=sent, content=body) as response:
+                with pool.client.stream(method, url, headers=sent, content=body) as response:
                     return self._read(response, limit)
             except httpx.RequestError as error:
                 raise Unavailable(self.name, f"{method} {path}", clip(self.hide(_why(error)))) from error
@@ -163,9 +188,9 @@ class Upstream:
 
     def hide(self, text: str) -> str:
         """*text* without the credential, which some services echo."""
-        if self._token is None or len(self._token) < _SHORTEST_SECRET:
-            return text
-        return text.replace(self._token, "[hidden]")
+        for secret in self._secrets:
+            text = text.replace(secret, "[hidden]")
+        return text
 
     def close(self) -> None:
         """Give back this process's connections; exchanges under way end first. `ask` opens new ones."""
@@ -174,26 +199,29 @@ class Upstream:
             pool.retire()
 
     @contextmanager
-    def _lease(self) -> Iterator[httpx.Client]:
+    def _lease(self) -> Iterator[_Pool]:
         while True:
+            access = self._access
             # No lock: a fork could leave it locked in the child for ever. `setdefault` is atomic.
             pool = self._pools.get(os.getpid())
             if pool is None:
-                made = _Pool(self._connect())
+                made = _Pool(self._connect(access), access)
                 pool = self._pools.setdefault(os.getpid(), made)
                 if pool is not made:
                     made.retire()
-            if pool.enter():
+            if pool.access is not access:
+                self.close()  # it was made while the credential was changed
+            elif pool.enter():
                 break
         try:
-            yield pool.client
+            yield pool
         finally:
             pool.leave()
 
-    def _connect(self) -> httpx.Client:
+    def _connect(self, access: _Access) -> httpx.Client:
         headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": _user_agent()}
-        if self._token is not None:
-            headers["authorization"] = f"Bearer {self._token}"
+        if access.token is not None:
+            headers["authorization"] = f"Bearer {access.token}"
         limits = httpx.Limits(
             # Two more than senders, for probes: who finds no free connection fails without having asked.
             max_connections=self._concurrency + 2,
@@ -203,11 +231,16 @@ class Upstream:
         return httpx.Client(
             headers=headers,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(self._timeout),
+            timeout=httpx.Timeout(access.timeout),
             follow_redirects=False,
             trust_env=False,
             transport=DeadlineTransport(limits, self._socket_path),
         )
+
+
+def _blotted(token: str | None) -> frozenset[str]:
+    """The secrets to be hidden when *token* is used."""
+    return frozenset() if token is None or len(token) < _SHORTEST_SECRET else frozenset({token})
 
 
 def _why(error: httpx.RequestError) -> str:

@@ -78,6 +78,15 @@ class PaymentKit:
     def __repr__(self) -> str:
         return f"PaymentKit(url={self._upstream.url!r}, livemode={self.livemode!r}, name={self.name!r})"
 
+    def authorize(self, access_key: str, *, timeout: float) -> None:
+        """Go on with another key and bound; exchanges under way end as they began.
+
+        Raises `ConfigError`, and then nothing has changed.
+        """
+        check_config(self.name, self._upstream.url, {"access_key": access_key}, timeout, self.concurrency)
+        for upstream in (self._upstream, self.management):
+            upstream.authorize(access_key, timeout=timeout)
+
     def open(self, data_dir: Path) -> None:
         """Nothing to get ready: connections are made by the first request of each process."""
 

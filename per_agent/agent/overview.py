@@ -1,4 +1,8 @@
-"""What lies in the data folder, destination by destination: the spools' snapshots put together."""
+"""What lies in the data folder, destination by destination: the spools' snapshots put together.
+
+`Overview.as_dict` and `Overview.books_as_dict` are what an operator is shown, whoever looked: the command, or
+a sidecar that the command asks.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from per_agent.books import Books, total
-from per_agent.cli.console import count
 from per_agent.courier import Condition
 from per_agent.event import iso
 from per_agent.spool import Lane, Parking, Snapshot, snapshots
@@ -21,6 +24,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         configured: whether the configuration at hand has it; None where there is none at hand.
         stranded: pending events in spools that no process holds, where no configured destination takes them.
+        oldest: since when something has been pending, in epoch seconds.
+        oldest_waiting: the same of what is not parked, and so goes on by itself.
         live: whether a running process delivers to it.
         condition: how it is doing, the worst that a running process says; else what was last said of it.
         problems: what does not add up, with the spool that it was found in.
@@ -35,6 +40,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int
     stranded: int
     oldest: float | None
+    oldest_waiting: float | None
     parkings: tuple[Parking, ...]
     live: bool
     condition: Condition | None
@@ -58,17 +64,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
             ],
             "dead_letters": self.letters,
             "damaged": self.damaged,
-            "oldest_pending_seconds": None if self.oldest is None else round(max(0.0, now - self.oldest), 3),
+            "oldest_pending_seconds": _age(self.oldest, now),
+            "oldest_waiting_seconds": _age(self.oldest_waiting, now),
         }
-
-    @property
-    def trouble(self) -> str:
-        """Why something may be waiting, in words; empty where nothing is known to be wrong."""
-        if self.condition is not None and self.condition.state != "open":
-            return f"{self.condition.state}: {self.condition.reason}"
-        if self.parked:
-            return f"parked: {'; '.join(each.reason for each in self.parkings)}"
-        return ""
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +89,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     def warnings(self) -> list[str]:
         """What will not go on by itself, a sentence each."""
         return [
-            f"{count(standing.stranded, 'event')} wait{'s' if standing.stranded == 1 else ''} for destination"
+            f"{standing.stranded:,} event{' waits' if standing.stranded == 1 else 's wait'} for destination"
             f" {standing.name!r}, which is not configured: no agent with this configuration delivers them"
             for standing in self.standings
             if standing.configured is False and standing.stranded
@@ -101,14 +99,37 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         """For each destination that events wait for, how many."""
         return {each.name: each.books.pending for each in self.standings if each.books.pending}
 
-    def pending_words(self) -> str:
-        """What waits and why, in words; empty where nothing does."""
-        return "; ".join(
-            f"{count(each.books.pending, 'event')} for {each.name}"
-            + (f" ({each.trouble})" if each.trouble else "")
-            for each in self.standings
-            if each.books.pending
-        )
+    def as_dict(self, now: float) -> dict[str, Any]:
+        """All of it, for JSON. Ages are counted up to *now*, in epoch seconds."""
+        return {
+            "data_dir": str(self.data_dir),
+            "bytes_used": self.bytes_used,
+            "destinations": {each.name: each.as_dict(now) for each in self.standings},
+            "spools": [
+                {
+                    "id": each.id,
+                    "folder": str(each.folder),
+                    "held": each.held,
+                    "bytes_used": each.bytes_used,
+                    "pending": sum(lane.books.pending for lane in each.lanes.values()),
+                    "dead_letters": sum(lane.letters for lane in each.lanes.values()),
+                }
+                for each in self.spools
+            ],
+            "warnings": self.warnings,
+            "problems": self.problems,
+        }
+
+    def books_as_dict(self) -> dict[str, Any]:
+        """The books alone, and whether they balance, for JSON."""
+        return {
+            "balanced": not self.problems,
+            "destinations": {
+                each.name: {**each.books.as_dict(), "balanced": not each.problems} for each in self.standings
+            },
+            "problems": self.problems,
+            "spools": len(self.spools),
+        }
 
 
 def overview(data_dir: Path, configured: Sequence[str] | None) -> Overview:
@@ -127,12 +148,7 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot]) ->
     found = [(spool, spool.lanes[name]) for spool in spools if name in spool.lanes]
     lanes = [lane for _, lane in found]
     parkings = sorted((each for lane in lanes for each in lane.parkings), key=lambda each: each.since)
-    oldest = [
-        moment
-        for lane in lanes
-        for moment in (lane.oldest, *(each.since for each in lane.parkings))
-        if moment
-    ]
+    waiting = [lane.oldest for lane in lanes if lane.oldest]
     return Standing(
         name=name,
         configured=configured,
@@ -142,7 +158,8 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot]) ->
         letters=sum(lane.letters for lane in lanes),
         damaged=sum(lane.damaged for lane in lanes),
         stranded=sum(lane.books.pending for spool, lane in found if not spool.held),
-        oldest=min(oldest, default=None),
+        oldest=min((*waiting, *(each.since for each in parkings if each.since)), default=None),
+        oldest_waiting=min(waiting, default=None),
         parkings=tuple({each.key: each for each in reversed(parkings)}.values()),
         live=any(spool.held for spool, _ in found),
         condition=_condition([lane for spool, lane in found if spool.held] or lanes),
@@ -162,3 +179,7 @@ def _read(note: bytes) -> Condition | None:
         return msgspec.json.decode(note, type=Condition)
     except msgspec.MsgspecError:
         return None  # of another version: not worth an error in an overview
+
+
+def _age(since: float | None, now: float) -> float | None:
+    return None if since is None else round(max(0.0, now - since), 3)

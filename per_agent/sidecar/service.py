@@ -1,0 +1,37 @@
+"""`Service`: what all handlers of the sidecar share."""
+
+import time
+
+from per_agent.agent import Agent
+from per_agent.event import Identifiers
+from per_agent.settings import Settings
+from per_agent.sidecar.access import Access
+from per_agent.sidecar.recent import Recent
+from per_agent.sidecar.request_times import RequestTimes
+
+
+class Service:
+    """One running sidecar. Belongs to the event loop's thread.
+
+    Attributes:
+        agent: takes the events in; threads of its own deliver them.
+        settings: those in force; a reload puts others here, so they are read at use and never copied.
+        access: who may talk to it.
+        recent: events that came lately with identifiers of their own.
+        new_id: makes identifiers for those that come without.
+        times: how long requests took.
+        started_at: when it was started, in epoch seconds.
+        draining: it was told to stop: what comes is answered, and connections are closed after it.
+        listeners: where it listens, such as `unix:/run/per-agent/agent.sock` or `http://127.0.0.1:4737`.
+    """
+
+    def __init__(self, agent: Agent, settings: Settings, access: Access) -> None:
+        self.agent = agent
+        self.settings = settings
+        self.access = access
+        self.recent = Recent()
+        self.new_id = Identifiers()
+        self.times = RequestTimes()
+        self.started_at = time.time()
+        self.draining = False
+        self.listeners: tuple[str, ...] = ()

@@ -1,0 +1,82 @@
+"""The folder that a spooler holds and the store in it: found, opened, and found again when somebody deletes it."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final
+
+from per_agent.errors import SpoolError
+from per_agent.log import Log
+from per_agent.spool.folder import Claim
+from per_agent.spool.store import STORAGE_TROUBLE, Store
+from per_agent.spool.trouble import Trouble
+
+_OPEN_TRIES: Final = 3  # of a spool that was there before, until another is taken instead
+
+
+class Home:
+    """Where a spooler keeps its events. For its thread; the attributes are for any to look at.
+
+    *claim* gives a folder, other than those named: which could not be opened. *settled*: there is no other
+    to go to when this one cannot be opened or is gone.
+    """
+
+    def __init__(self, claim: Callable[[frozenset[str]], Claim], disk: Trouble, *, settled: bool) -> None:
+        self._claim = claim
+        self._disk = disk
+        self._settled = settled
+        self._unusable: set[str] = set()
+        self.log = Log()
+        self.opened: Future[None] = Future()
+        self.held: Claim | None = None
+        self.store: Store | None = None
+
+    def open(self) -> bool:
+        """Hold a folder and open the store in it. False when that is to be tried again."""
+        try:
+            if self.held is None:
+                self.held = self._claim(frozenset(self._unusable))
+            self.store = Store(self.held.folder)
+        except STORAGE_TROUBLE as error:
+            self._could_not_open(error)
+            return False
+        self.log = self._disk.log = Log(spool=self.held.id)
+        self._disk.over()
+        if not self.opened.done():
+            self.opened.set_result(None)
+        return True
+
+    def leave(self, *, keep_claim: bool) -> None:
+        """Close the store; let go of the folder, but where *keep_claim* says that somebody else will."""
+        if self.store is not None:
+            self.store.close()
+        if self.held is not None and not keep_claim:
+            self.held.release()
+
+    def _could_not_open(self, error: BaseException) -> None:
+        """Keep the claim and try again: a spool that is opened without its lock would be opened twice."""
+        self._disk.met(error)
+        held = self.held
+        if held is not None and not held.fresh and self._disk.failures >= _OPEN_TRIES and not self._settled:
+            # It was there before, so another will do; a new one that cannot be opened would only be the next.
+            self.log.error("a spool cannot be opened and is left alone", spool=held.id)
+            self._unusable.add(held.id)
+            held.release()
+            self.held = None
+        if not self.opened.done():
+            words = (
+                error if isinstance(error, SpoolError) else SpoolError(f"the spool cannot be opened: {error}")
+            )
+            self.opened.set_exception(words)
+
+    def is_gone(self) -> bool:
+        """Whether somebody deleted the folder: then it is let go of, and what was in it is lost."""
+        assert self.store is not None
+        if self.store.in_place():
+            return False
+        lost = {lane: books.pending for lane, books in self.store.books.items() if books.pending}
+        self.log.error("the spool's folder was deleted under way", events_lost=lost)
+        self.store.close()
+        if self.held is not None:
+            self.held.release()
+            self.held = None
+        return True

@@ -1,0 +1,112 @@
+"""New events on their way from the source into a commit: taken in groups, kept until they are stored."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Final
+
+from per_agent.event import Receipt
+from per_agent.spool.block import Block
+from per_agent.spool.transaction import Transaction
+from per_agent.spool.work import Source
+
+_GROUP_BLOCKS: Final = (
+    16  # blocks of new events in one commit, so that a settlement never waits long for its turn
+)
+
+Fresh = list[tuple[list[Block], Sequence[Receipt]]]
+"""The blocks of one commit's new events, one for each lane, and the receipts of their events."""
+
+
+def by_lane(receipts: Iterable[Receipt]) -> dict[str, int]:
+    """For each lane, how many of *receipts* go to it."""
+    counts: Counter[str] = Counter()
+    # Events of one kind share one tuple of lanes, so nearly all the work is done inside the counter.
+    for lanes, count in Counter(map(attrgetter("_lanes"), receipts)).items():
+        counts.update(dict.fromkeys(lanes, count))
+    return dict(counts)
+
+
+class Inflow:
+    """What was taken from *source* (None: there is none) and is not yet committed. For the spooler's thread."""
+
+    def __init__(self, source: Source | None, block_events: int, clock: Callable[[], float]) -> None:
+        self._source = source
+        self._clock = clock
+        self.dropped: dict[str, int] = {}
+        self._taken_at = 0.0  # epoch seconds
+        self.block_events = block_events
+        self.carried: list[Receipt] = []
+
+    def wake_at(self, count: int | None) -> None:
+        """Have the source wake the spooler when *count* events wait."""
+        if self._source is not None:
+            self._source.wake_at(count)
+
+    def seal(self) -> None:
+        """Let nothing come any more."""
+        if self._source is not None:
+            self._source.seal()
+
+    def waiting(self) -> int:
+        """How many events wait at the source."""
+        return 0 if self._source is None else self._source.waiting()
+
+    @property
+    def left(self) -> int:
+        """How many events are not committed."""
+        return len(self.carried) + self.waiting()
+
+    @property
+    def something(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.carried or self.dropped or self.waiting())
+
+    def take(self) -> None:
+        """Take from the source what one commit can hold."""
+        if self._source is None:
+            return
+        if not self.carried:
+            self._taken_at = self._clock()
+            self.carried = self._source.take(_GROUP_BLOCKS * self.block_events)
+        for lane, count in self._source.take_dropped().items():
+            self.dropped[lane] = self.dropped.get(lane, 0) + count
+
+    def write(self, changes: Transaction, receipts: Sequence[Receipt]) -> Fresh:
+        """Add the receipts' events as blocks: those that go to the same lanes together, in their order."""
+        routes: dict[tuple[str, ...], list[Receipt]] = {}
+        for receipt in receipts:
+            routes.setdefault(receipt._lanes, []).append(receipt)  # noqa: SLF001  (the spooler's side of a receipt)
+        now = self._clock()
+        fresh: Fresh = [
+            (changes.append(lanes, [receipt._encoded for receipt in some], now), some)  # noqa: SLF001
+            for lanes, all_of_them in routes.items()
+            for some in _batched(all_of_them, self.block_events)
+        ]
+        for lane, count in self.dropped.items():
+            changes.drop(lane, count)
+        return fresh
+
+    def written(self, receipts: Sequence[Receipt]) -> None:
+        """*receipts*, and what was dropped, are committed."""
+        if receipts:
+            self.carried = []
+        self.dropped = {}
+
+    # For any thread
+
+    def in_memory(self) -> dict[str, int]:
+        """For each lane, the events that were taken from the source and are not yet committed."""
+        return by_lane(tuple(self.carried))
+
+    def oldest(self) -> float | None:
+        """Since when an event has been in memory, in epoch seconds; about, as the intake keeps no times."""
+        if self.carried:
+            return self._taken_at
+        if self._source is None or not self._source.waiting():
+            return None
+        return max(self._taken_at, self._source.since)
+
+
+def _batched(several: list[Receipt], size: int) -> list[list[Receipt]]:
+    return [several[at : at + size] for at in range(0, len(several), size)]

@@ -1,0 +1,245 @@
+"""`Transaction`: the changes of one commit, with the books that count them, and what is known without reading."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from per_agent.books import Books
+from per_agent.errors import SpoolCorrupt
+from per_agent.spool import block as blocks
+from per_agent.spool.block import Block, BlockId
+from per_agent.spool.disk import Disk
+from per_agent.spool.records import DeadLetter, Parking, Settlement
+
+END: Final = "\x7f"
+"""Sorts after every character of a key."""
+SEQ: Final = "m/seq"
+_UNPARK_BLOCKS: Final = 64  # blocks moved in one transaction, so that the commit stays short
+
+_pack = msgspec.msgpack.Encoder().encode
+_letter_of = msgspec.msgpack.Decoder(DeadLetter).decode
+
+
+class Known:
+    """What a process knows of its store without reading, as of the last commit: for any thread to look at.
+
+    Attributes:
+        seq: the last sequence number given out.
+        books: the books of each lane.
+        parked: the events of each lane that are parked.
+        damaged: those known to be lost with damaged blocks.
+    """
+
+    __slots__ = ("books", "damaged", "parked", "seq")
+
+    def __init__(
+        self, seq: int, books: dict[str, Books], parked: dict[str, int], damaged: dict[str, int]
+    ) -> None:
+        self.seq = seq
+        self.books = books
+        self.parked = parked
+        self.damaged = damaged
+
+
+class Transaction:
+    """The changes of one commit. Not to be used after the `with` block that gave it."""
+
+    def __init__(self, known: Known, disk: Disk) -> None:
+        self._known = known
+        self._disk = disk
+        self._seq = known.seq
+        self._books: dict[str, Books] = {}
+        self._settled: dict[tuple[str, BlockId], tuple[Block, int]] = {}
+        self._parked: Counter[str] = Counter()
+        self._damaged: Counter[str] = Counter()
+        self._moved = False
+
+    # What comes in
+
+    def append(self, lanes: Sequence[str], events: Sequence[bytes], made_at: float) -> list[Block]:
+        """Add a block of *events* to each of *lanes*, under one sequence number."""
+        packed = blocks.pack(events, made_at)
+        block_id = BlockId(self._next())
+        for lane in lanes:
+            self._disk.set(f"l/{lane}/b/{block_id}", packed)
+            self._count(lane, accepted=len(events), pending=len(events))
+        return [Block(lane, block_id, events, made_at) for lane in lanes]
+
+    def drop(self, lane: str, count: int) -> None:
+        """Enter in the books that *count* events were given up under the chosen overflow policy."""
+        self._count(lane, accepted=count, dropped=count)
+
+    # What goes out
+
+    def settle(self, block: Block, what: Settlement) -> None:
+        """Take events out of a block: delivered ones go, dead and parked ones move. Nothing twice."""
+        key = f"l/{block.lane}/b/{block.id}"
+        if key not in self._disk:
+            return  # of a database that was deleted under way: what it counted is gone with it
+        before = self._settled.get((block.lane, block.id), (block, block.settled))[1]
+        after = before
+        delivered = 0
+        for at in what.delivered:
+            if not after >> at & 1:
+                after |= 1 << at
+                delivered += 1
+        dead = 0
+        for at, letter in what.dead:
+            if not after >> at & 1:
+                after |= 1 << at
+                dead += 1
+                self._disk.set(f"l/{block.lane}/x/{self._next():012x}", _pack(letter))
+        for parking, positions in what.parked:
+            after = self._park(block, parking, positions, after)
+        if after == (1 << block.count) - 1:
+            self._disk.delete(key)
+            self._disk.delete(f"l/{block.lane}/d/{block.id}")
+        else:
+            self._disk.set(f"l/{block.lane}/d/{block.id}", blocks.mask_bytes(after))
+        self._settled[block.lane, block.id] = (block, after)
+        self._count(block.lane, delivered=delivered, dead=dead, pending=-delivered - dead)
+
+    def _park(self, block: Block, parking: Parking, positions: Sequence[int], settled: int) -> int:
+        fresh = [at for at in positions if not settled >> at & 1]
+        if fresh:
+            # The sequence number stays, so that "all that was accepted before" can still be told.
+            part = BlockId(block.id.seq, self._next())
+            packed = blocks.pack([block.events[at] for at in fresh], block.made_at)
+            self._disk.set(parked_prefix(block.lane, parking.key) + str(part), packed)
+            if self._disk.get(parking_key(block.lane, parking.key)) is None:
+                self._disk.set(parking_key(block.lane, parking.key), _pack(parking))
+        self._parked[block.lane] += len(fresh)
+        for at in fresh:
+            settled |= 1 << at
+        return settled
+
+    def unpark(self, lane: str, key: str) -> bool:
+        """Let events that were parked under *key* go on, a bounded number of blocks. True when all did."""
+        prefix = parked_prefix(lane, key)
+        found = self._disk.keys(prefix, prefix + END, _UNPARK_BLOCKS)
+        for parked in found:
+            self._moved = True
+            packed = self._disk.get(parked)
+            self._parked[lane] -= events_in(packed)
+            self._disk.set(f"l/{lane}/b/{parked[len(prefix) :]}", packed)
+            self._disk.delete(parked)
+        if len(found) < _UNPARK_BLOCKS:
+            self._disk.delete(parking_key(lane, key))
+            return True
+        return False
+
+    def set_aside(self, lane: str, block_id: BlockId) -> int:
+        """Move a damaged block out of the way. Returns how many pending events are lost with it, as far as known."""
+        key = f"l/{lane}/b/{block_id}"
+        try:
+            packed = self._disk.get(key)
+            settled = blocks.mask_of(self._disk.get(f"l/{lane}/d/{block_id}") or b"")
+        except SpoolCorrupt:
+            # Not bytes that per_agent wrote: what it was cannot be told, so it is kept as it is, off the lane.
+            self._disk.rename(key, f"l/{lane}/q/{block_id}")
+            return 0
+        if packed is None:
+            return 0
+        lost = max(0, events_in(packed) - settled.bit_count())
+        self._damaged[lane] += lost
+        self._disk.set(f"l/{lane}/q/{block_id}", lost.to_bytes(4, "big") + packed)
+        self._disk.delete(key)
+        self._disk.delete(f"l/{lane}/d/{block_id}")
+        self._count(lane, dead=lost, pending=-lost)
+        return lost
+
+    # Dead letters as work
+
+    def requeue(self, lane: str, numbers: Sequence[int]) -> list[Block]:
+        """Send dead letters again, each under its identifier: they go to the end of the lane as one block."""
+        events = []
+        for number in numbers:
+            key = f"l/{lane}/x/{number:012x}"
+            stored = self._disk.get(key)
+            if stored is not None:
+                events.append(_letter_of(stored).event)
+                self._disk.delete(key)
+        if not events:
+            return []
+        block_id = BlockId(self._next())
+        made_at = time.time()
+        self._disk.set(f"l/{lane}/b/{block_id}", blocks.pack(events, made_at))
+        self._count(lane, dead=-len(events), pending=len(events))
+        return [Block(lane, block_id, events, made_at)]
+
+    def purge(self, lane: str, numbers: Sequence[int]) -> int:
+        """Delete dead letters for good. They stay counted as dead, and are counted as purged."""
+        purged = sum(1 for number in numbers if self._disk.delete(f"l/{lane}/x/{number:012x}"))
+        self._count(lane, purged=purged)
+        return purged
+
+    # Notes and inheritance
+
+    def note(self, lane: str, said: bytes) -> None:
+        """Keep what the courier says of *lane*, for those who look at the folder from outside."""
+        self._disk.set(f"l/{lane}/s", said)
+
+    def absorb(self, spool: str, books: dict[str, Books]) -> None:
+        """Add the books of an abandoned and drained *spool* to ours, once however often it is asked."""
+        if self._disk.get(f"a/{spool}") is None:
+            self._disk.set(f"a/{spool}", b"")
+            for lane, inherited in books.items():
+                self._books[lane] = self._books.get(lane, self._known.books.get(lane, Books())) + inherited
+
+    def forget(self, spool: str) -> None:
+        """The folder of an absorbed *spool* is gone: its mark is needed no longer."""
+        self._disk.delete(f"a/{spool}")
+
+    # Bookkeeping
+
+    @property
+    def changed(self) -> bool:
+        """Whether blocks, letters or books were changed; notes do not count."""
+        return bool(self._books) or self._seq != self._known.seq or self._moved
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _count(self, lane: str, **changes: int) -> None:
+        books = self._books.get(lane, self._known.books.get(lane, Books()))
+        self._books[lane] = books + Books(**changes)
+
+    def write_books(self) -> None:
+        for lane, books in self._books.items():
+            self._disk.set(f"l/{lane}/n", _pack(books))
+        for lane, more in self._parked.items():
+            parked = self._known.parked.get(lane, 0) + more
+            self._disk.set(f"l/{lane}/k", parked.to_bytes(8, "big"))
+        if self._seq != self._known.seq:
+            self._disk.set(SEQ, self._seq.to_bytes(8, "big"))
+
+    def committed(self) -> None:
+        self._known.books.update(self._books)
+        self._known.seq = self._seq
+        for lane, more in self._parked.items():
+            self._known.parked[lane] = self._known.parked.get(lane, 0) + more
+        for lane, more in self._damaged.items():
+            self._known.damaged[lane] = self._known.damaged.get(lane, 0) + more
+        for block, settled in self._settled.values():
+            block.settled = settled
+
+
+def parked_prefix(lane: str, key: str) -> str:
+    return f"l/{lane}/p/{quote(key, safe='')}/"
+
+
+def parking_key(lane: str, key: str) -> str:
+    return f"l/{lane}/r/{quote(key, safe='')}"
+
+
+def events_in(packed: bytes | None) -> int:
+    """How many events a block says it holds; none where it does not begin like one."""
+    try:
+        return blocks.head(packed or b"")[0]
+    except SpoolCorrupt:
+        return 0
