@@ -78,9 +78,10 @@ class SidecarProcess:
         if self.process.poll() is not None:
             raise AssertionError(f"it ended with {self.process.returncode}: {self.said()}")
         try:
+            self.raw(unix=True).close()  # httpx leaves a Unix socket open that nobody listens on
             with self.client() as client:
                 return client.get("/readyz").status_code == 200
-        except httpx.TransportError:
+        except (OSError, httpx.TransportError):
             return False
 
     def said(self) -> str:
@@ -124,7 +125,11 @@ class SidecarProcess:
         """A connected socket."""
         if unix:
             made = socket.socket(socket.AF_UNIX)
-            made.connect(str(self.socket))
+            try:
+                made.connect(str(self.socket))
+            except OSError:
+                made.close()
+                raise
         else:
             made = socket.create_connection(("127.0.0.1", self.port))
         made.settimeout(30)

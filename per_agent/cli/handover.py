@@ -100,7 +100,7 @@ class Handover:
                 left = following.wait(lambda left: not (left.waiting or left.parked), self._patience)
                 refusals = self._refusals(left)
                 refused = len(refusals) if self._stored == 1 else min(left.dead, self._stored)
-                delivered = None if left.waiting or left.parked else self._stored - refused
+                delivered = max(0, self._stored - refused - left.waiting - left.parked)
                 seen = following.seen
         return Outcome(
             accepted=self._stored,

@@ -27,7 +27,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the events of one call.
 
     Attributes:
-        delivered: how many every destination has; None where that was not seen.
+        delivered: how many every destination has, at least; None where nobody looked.
         refused: how many a destination refused for good.
         refusals: identifier and words of the first of them.
         seen: the document of `status` afterwards; None where it could not be had.

@@ -11,11 +11,8 @@ Everything here runs in the courier's thread. Three rules decide:
 - What a meter or a customer must heal is parked on the disk, off the queue, and probed.
 """
 
-import heapq
-import itertools
-from collections import deque
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -23,14 +20,16 @@ import msgspec
 from per_agent.backoff import Backoff
 from per_agent.courier.attempts import Attempts, Delivery
 from per_agent.courier.health import Health, State
+from per_agent.courier.parked import ParkedEvents
 from per_agent.courier.parking import TROUBLED, ParkingLot
+from per_agent.courier.queue import Queue
 from per_agent.courier.senders import Senders
 from per_agent.courier.window import Item, Loaded, Window
 from per_agent.destinations import Delivered, Destination, Halt, Outcome, Parked, Refused, Retry
 from per_agent.event import decode
 from per_agent.log import Log
 from per_agent.settings import DeliverySettings
-from per_agent.spool import Block, DeadLetter, Parking, Spool
+from per_agent.spool import Block, DeadLetter, Spool
 
 _OWN_TROUBLES: Final = 3  # failures of one event while others go through, until it is parked
 
@@ -77,12 +76,11 @@ class Route:
         self.idle = True
         """Whether nothing is in memory or in flight."""
         self._windows: list[Window] = []
-        self._ready: deque[Item] = deque()
-        self._delayed: list[tuple[float, int, Item]] = []
-        self._ticks = itertools.count()  # orders what is due at the same time
+        self._queue = Queue()
         self._in_flight = 0
         self._successes = 0
-        self._parked = ParkingLot(settings, clock, destination.concurrency)
+        self._lot = ParkingLot(settings, clock, destination.concurrency)
+        self._parked = ParkedEvents(destination, self._lot, self.senders, self._windows, later, wall)
         self._log = Log(destination=self.name)
 
     # Spools
@@ -90,17 +88,17 @@ class Route:
     def attach(self, spool: Spool) -> None:
         """Deliver what *spool* holds for this destination."""
         self._windows.append(
-            Window(spool, self.name, self._settings.window_blocks, self._arrived, self._know_parked)
+            Window(spool, self.name, self._settings.window_blocks, self._arrived, self._parked.know)
         )
         spool.post_look(
             lambda store: store.parkings(self.name),
-            lambda parkings: self._later(lambda: self._know_parked(parkings)),
+            lambda parkings: self._later(lambda: self._parked.know(parkings)),
         )
         self._note(spool)
 
     def detach(self, spool: Spool) -> None:
         """*spool* is drained and about to be closed."""
-        self._windows = [window for window in self._windows if window.spool is not spool]
+        self._windows[:] = [window for window in self._windows if window.spool is not spool]
 
     def _arrived(self, window: Window, turn: int, blocks: list[Block]) -> None:
         self._later(lambda: self._load(window, turn, blocks))
@@ -114,11 +112,8 @@ class Route:
                     loaded.dead(at, self._letter(loaded, at, "cannot be read by this version", str(error), 0))
                     continue
                 item = Item(loaded, at, event)
-                key = self._waits_for(item)
-                if key is None:
-                    self._ready.append(item)
-                else:
-                    loaded.parked(at, Parking(key, "waits with the others", self._wall()))
+                if not self._parked.park_known(item):
+                    self._queue.append(item)
             loaded.settle(self._later, hurried=False)
 
     # Sending
@@ -128,27 +123,25 @@ class Route:
         now = self._clock()
         for window in self._windows:
             window.ask()
-        while self._delayed and self._delayed[0][0] <= now:
-            self._ready.append(heapq.heappop(self._delayed)[2])
-        while self._ready and self._in_flight < self.health.allowed(now):
+        due_in = self._queue.due_in(now)
+        while self._queue.ready and self._in_flight < self.health.allowed(now):
             self._send_next()
         # Computed here, for others to look at: they must not walk through what this thread changes.
         self.idle = not (
-            self._in_flight
-            or self._ready
-            or self._delayed
-            or any(any(True for _ in w) for w in self._windows)
+            self._in_flight or not self._queue.empty or any(any(True for _ in w) for w in self._windows)
         )
-        waits = [self._probe_due(), self.health.resumes_in(now) if self._ready else None]
-        if self._delayed:
-            waits.append(self._delayed[0][0] - now)
+        waits = [
+            due_in,
+            self._parked.look() if self.health.open else None,
+            self.health.resumes_in(now) if self._queue.ready else None,
+        ]
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _send_next(self) -> None:
         if self.health.open:
-            items = [self._ready.popleft() for _ in range(min(self.destination.batch, len(self._ready)))]
+            items = self._queue.take(self.destination.batch)
         else:
-            items = [self._next_to_find_out()]
+            items = [self._queue.take_to_find_out()]
         epoch, alone = self.health.epoch, not self.health.open
         self._in_flight += 1
         self.senders.send(
@@ -157,12 +150,6 @@ class Route:
                 lambda: self._sent(items, outcomes, epoch, seconds, alone=alone)
             ),
         )
-
-    def _next_to_find_out(self) -> Item:
-        """While the destination is in trouble one event is enough to find out: one that did not fail before."""
-        fresh = next((item for item in self._ready if item.seen_successes < 0), self._ready[0])
-        self._ready.remove(fresh)
-        return fresh
 
     def _sent(
         self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, seconds: float, *, alone: bool
@@ -181,7 +168,7 @@ class Route:
                     item.loaded.delivered(item.at)
                 case Parked(key, reason):
                     answered = True
-                    self._park(item, key, _writable(reason))
+                    self._parked.park(item, key, _writable(reason), self._queue)
                 case Refused(reason, certain):
                     answered = answered or certain
                     if not self._refused(item, _writable(reason), epoch, certain=certain):
@@ -203,7 +190,7 @@ class Route:
         self._put_back(again, to_the_end=alone)
         # When nothing is left to send, the next blocks wait for these to be settled.
         for loaded in {item.loaded: None for item in items}:
-            loaded.settle(self._later, hurried=not self._ready)
+            loaded.settle(self._later, hurried=not self._queue.ready)
 
     def _put_back(self, items: list[Item], *, to_the_end: bool) -> None:
         """Offer *items* again: in their order at the head, but one that failed alone lets others try first."""
@@ -211,17 +198,14 @@ class Route:
             others_went = item.seen_successes not in (-1, self._successes)
             self._note_failure(item)
             if others_went and item.own_troubles >= _OWN_TROUBLES:
-                self._park(
-                    item, TROUBLED, "keeps failing while others are delivered; tried again from time to time"
-                )
-            elif (
-                others_went or item.own_troubles
-            ):  # the latter did not pause the destination: it must pause itself
-                self._delay(item)
+                words = "keeps failing while others are delivered; tried again from time to time"
+                self._parked.park(item, TROUBLED, words, self._queue)
+            elif others_went or item.own_troubles:
+                self._delay(item)  # it did not pause the destination, perhaps: it must pause itself
             elif to_the_end:
-                self._ready.append(item)
+                self._queue.append(item)
             else:
-                self._ready.appendleft(item)
+                self._queue.prepend(item)
 
     def _note_failure(self, item: Item) -> None:
         if item.seen_successes < 0:
@@ -230,8 +214,7 @@ class Route:
 
     def _delay(self, item: Item) -> None:
         item.own_troubles += 1
-        due = self._clock() + self._backoff.wait(item.own_troubles)
-        heapq.heappush(self._delayed, (due, next(self._ticks), item))
+        self._queue.delay(item, self._clock() + self._backoff.wait(item.own_troubles))
 
     def _refused(self, item: Item, reason: str, epoch: int, *, certain: bool) -> bool:
         """Bury *item* where that is right. False: it is to be tried again."""
@@ -256,68 +239,6 @@ class Route:
     def _letter(self, loaded: Loaded, at: int, reason: str, words: str, attempts: int) -> DeadLetter:
         return DeadLetter(loaded.block.events[at], reason, words, attempts, self._wall())
 
-    # Parked events
-
-    def _waits_for(self, item: Item) -> str | None:
-        """The key under which *item* would have to be parked, as far as is known without asking."""
-        if not self._parked:
-            return None
-        return next((key for key in self._keys(item) if key in self._parked), None)
-
-    def _keys(self, item: Item) -> Sequence[str]:
-        try:
-            return self.destination.parking_keys(item.event)
-        except Exception:  # noqa: BLE001  (a defect of a destination must not lose its events)
-            self._log.bug("a destination met a defect; its events are kept")
-            return ()
-
-    def _park(self, item: Item, key: str, reason: str) -> None:
-        now = self._wall()
-        item.loaded.parked(item.at, Parking(key, reason, now))
-        if self._parked.add(key, now):
-            self._log.warning("events are parked", waits_for=key.partition(":")[0], reason=reason)
-            for waiting in [other for other in self._ready if key in self._keys(other)]:
-                self._ready.remove(waiting)
-                waiting.loaded.parked(waiting.at, Parking(key, reason, now))
-                waiting.loaded.settle(self._later, hurried=False)
-
-    def _know_parked(self, parkings: Sequence[Parking]) -> None:
-        """What is parked on the disk is looked after, whatever became of its key meanwhile."""
-        for parking in parkings:
-            self._parked.add(parking.key, parking.since)
-
-    def _probe_due(self) -> float | None:
-        """Look after parked events whose time has come. Returns the seconds until the next look."""
-        if not self.health.open:
-            return None
-        for key in self._parked.due():
-            if key == TROUBLED:  # nothing but time can be asked
-                self._probe_answered(key, True)
-            else:
-                self.senders.probe(key, partial(self._probe_answered, key))
-        return self._parked.next_look_in()
-
-    def _probe_answered(self, key: str, may_go_on: bool) -> None:
-        self._later(lambda: self._probed(key, may_go_on))
-
-    def _probed(self, key: str, may_go_on: bool) -> None:
-        self._parked.looked(key, may_go_on=may_go_on)
-        if not may_go_on:
-            return
-        self._log.info("parked events go on", waits_for=key.partition(":")[0])
-        for window in self._windows:
-            self._unpark(window, key)
-
-    def _unpark(self, window: Window, key: str) -> None:
-        def moved(all_of_them: bool) -> None:
-            window.rewind()
-            if not all_of_them:
-                self._unpark(window, key)
-
-        window.spool.post(
-            lambda changes: changes.unpark(self.name, key), lambda done: self._later(lambda: moved(done))
-        )
-
     # Condition
 
     def settle_all(self) -> None:
@@ -336,26 +257,25 @@ class Route:
         self._settings = settings
         self._backoff = _backoff(settings)
         self.health.tune(self._backoff)
-        self._parked.tune(settings)
+        self._lot.tune(settings)
         for window in self._windows:
             window.size = settings.window_blocks
 
     def hurry(self) -> None:
         """Something was mended, perhaps: try again at once, whatever pause is going on."""
         self.health.hurry()
-        while self._delayed:
-            self._ready.append(heapq.heappop(self._delayed)[2])
+        self._queue.due_in(math.inf)
 
     def delivery(self) -> Delivery:
         """How it goes. For any thread."""
-        known = (self._parked.oldest, *(window.oldest for window in tuple(self._windows)))
+        known = (self._lot.oldest, *(window.oldest for window in tuple(self._windows)))
         oldest = min((moment for moment in known if moment is not None), default=None)
         return self.attempts.look(self.health.condition, oldest)
 
     @property
     def parked(self) -> list[str]:
         """What parked events wait for."""
-        return list(self._parked)
+        return list(self._lot)
 
     def _fail(self, state: State, reason: str, epoch: int, after: float | None = None) -> None:
         if self.health.failed(state, reason, epoch, self._clock(), self._wall(), after):

@@ -61,7 +61,9 @@ class App:
             *metrics.routes(service),
             *openapi.routes(),
         ]
-        self._others = Starlette(routes=routes, exception_handlers={HTTPException: _not_routed})
+        # Starlette answers 500 to what it does not know, before it lets it through to here.
+        told = {HTTPException: _not_routed, Problem: _refused}
+        self._others = Starlette(routes=routes, exception_handlers=told)
 
     async def __call__(self, scope: Scope, receive: body.Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -190,6 +192,11 @@ async def _not_routed(request: Request, error: Exception) -> Response:
     else:
         words = error.detail
     return problems.answer(Problem(error.status_code, words, headers=error.headers), request.url.path)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return problems.answer(error, request.url.path)
 
 
 async def _nothing_more() -> MutableMapping[str, Any]:

@@ -120,7 +120,7 @@ async def _in_thread(work: Callable[..., _T], *arguments: object) -> _T:
     try:
         return await run_in_threadpool(work, *arguments)
     except SpoolError as error:
-        raise Problem(503, str(error)) from None
+        raise Problem(503, str(error), headers={"retry-after": "5"}) from None
 
 
 def _bounded(letters: Iterator[Letter], limit: int) -> Iterator[Letter]:

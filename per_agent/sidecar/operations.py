@@ -64,7 +64,7 @@ class Operations:
         try:
             return await run_in_threadpool(overview, agent.data_dir, names)
         except SpoolError as error:
-            raise Problem(503, str(error)) from None
+            raise Problem(503, str(error), headers={"retry-after": "5"}) from None
 
     def _reasons(self) -> list[str]:
         """Why no events should come here, a sentence each."""
