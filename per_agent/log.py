@@ -10,13 +10,19 @@ writes another form, such as the sidecar's JSON.
 
 import logging
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 _sink = logging.getLogger("per_agent")
 _sink.addHandler(logging.NullHandler())
 
+_METHODS: Final = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+}
 _logfmt = structlog.processors.LogfmtRenderer(key_order=["event"], drop_missing=True)
 
 
@@ -40,6 +46,9 @@ class Log:
     def __init__(self, **facts: Any) -> None:
         self._bound = _structured.bind(**facts)
 
+    def debug(self, event: str, **facts: Any) -> None:
+        self._write(logging.DEBUG, event, facts)
+
     def info(self, event: str, **facts: Any) -> None:
         self._write(logging.INFO, event, facts)
 
@@ -57,7 +66,6 @@ class Log:
         # structlog raises for a value that cannot be written and for a broken pipe; the host must not feel it.
         try:
             if _sink.isEnabledFor(level):
-                method = {logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}[level]
-                getattr(self._bound, method)(event, **facts)
+                getattr(self._bound, _METHODS[level])(event, **facts)
         except Exception:  # noqa: BLE001, S110  (a log line is never worth an event)
             pass

@@ -7,8 +7,8 @@ from importlib.metadata import version as installed
 
 @cache
 def version() -> str:
-    """Such as `0.1.0`; `0` in a checkout that is not installed."""
+    """Such as `0.1.0`; `0` where nothing is installed."""
     try:
         return installed("per-agent")
-    except PackageNotFoundError:
+    except PackageNotFoundError:  # a checkout that is not installed
         return "0"

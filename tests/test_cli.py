@@ -13,7 +13,7 @@ from command import ROOT, Command
 from waiting import until
 
 COMMANDS = [
-    (), ("demo",), ("add",), ("add", "activity"), ("add", "meter"), ("add", "file"), ("report",), ("meters",),
+    (), ("demo",), ("run",), ("add",), ("add", "activity"), ("add", "meter"), ("add", "file"), ("report",), ("meters",),
     ("meters", "list"), ("meters", "show"), ("meters", "create"), ("meters", "update"), ("meters", "activate"),
     ("meters", "deactivate"), ("status",), ("books",), ("dead",), ("dead", "list"), ("dead", "show"),
     ("dead", "requeue"), ("dead", "export"), ("dead", "purge"), ("config",), ("config", "check"),

@@ -208,8 +208,7 @@ class Agent:
         Events that are in this process's memory count as accepted and pending. Raises `SpoolError` when a
         spool cannot be read.
         """
-        engine = self._life.engine
-        in_memory = [self._life.intake.in_memory(), {} if engine is None else engine.spool.in_memory()]
+        in_memory = self._life.in_memory()
         on_disk = snapshots(self.data_dir)
         return total(
             [
@@ -226,13 +225,7 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         """What an operator asks first, as JSON values: how each destination is doing, and this process's troubles."""
-        engine = self._life.engine
-        return {
-            "data_dir": str(self.data_dir),
-            "running": engine is not None,
-            "overflows": self._life.intake.overflows,
-            **({} if engine is None else engine.status()),
-        }
+        return {"data_dir": str(self.data_dir), **self._life.status()}
 
     def statistics(self) -> Statistics:
         """How it is doing, in numbers, from memory: waits for nothing, reads nothing, cheap enough for every second.
@@ -260,8 +253,7 @@ class Agent:
         A slow upstream and a disk that is full or refuses do not keep them from giving one; a deadlock does,
         and so does a disk that answers nothing at all. Never waits. For one thread at a time.
         """
-        engine = self._life.engine
-        return [] if engine is None else engine.pulse()
+        return self._life.pulse()
 
     def reload(self, settings: Settings) -> list[str]:
         """Take over the credentials and tunables of *settings*; a destination that gets new ones is tried at once.
@@ -286,9 +278,7 @@ class Agent:
 
         Parked events are pending: they hold a flush up. So do those that earlier processes left behind.
         """
-        self.start()
-        engine = self._life.engine
-        return engine is not None and engine.flush(timeout)
+        return self._life.flush(timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """Take no more events in, store all, deliver what can be delivered within *timeout* seconds, and stop.

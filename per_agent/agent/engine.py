@@ -6,7 +6,6 @@ lets go of the folder.
 """
 
 import _thread
-import itertools
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from per_agent.agent.inheritance import Inheritance
 from per_agent.agent.pulse import Pulse
 from per_agent.books import total
 from per_agent.courier import Courier
@@ -23,10 +23,9 @@ from per_agent.event import Progress
 from per_agent.intake import Intake
 from per_agent.log import Log
 from per_agent.settings import DeliverySettings, IntakeSettings, SpoolSettings
-from per_agent.spool import Claim, Spool, Store, abandoned, answer_requests, own, still_there
+from per_agent.spool import Spool, Store, answer_requests, own
 
 _TEND_EVERY: Final = 1.0  # seconds between looks at requests, and whether an adopted spool is drained
-_ADOPT_AT_ONCE: Final = 4  # spools taken in one look, so that the courier's thread is soon back at its work
 _START_AGAIN: Final = 1.0  # seconds between tries to start threads
 _STORE_TIMEOUT: Final = 5.0  # seconds that storing may take beyond the time given for delivering
 
@@ -45,26 +44,23 @@ class Engine:
         spool_settings: SpoolSettings,
         delivery_settings: DeliverySettings,
     ) -> None:
-        self._data_dir = data_dir
-        self._names = [destination.name for destination in destinations]
+        names = [destination.name for destination in destinations]
         self._intake = intake
         self._progress = progress
-        self._intake_settings = intake_settings
-        self._spool_settings = spool_settings
-        self._adopted: list[Spool] = []
-        self._adopt_at = 0.0
-        self._all_adopted = False
         self._pulse = Pulse()
         self._stopping = threading.Event()
         self.started = threading.Event()
         """Set when the threads run, or will never."""
         self._log = Log()
         self.spool = Spool(
-            lambda unusable: own(data_dir, self._names, unusable),
+            lambda unusable: own(data_dir, names, unusable),
             intake,
             progress,
             intake=intake_settings,
             settings=spool_settings,
+        )
+        self._inheritance = Inheritance(
+            data_dir, names, self.spool, progress, intake=intake_settings, settings=spool_settings
         )
         self.courier = Courier(
             destinations, delivery_settings, progress.announce, chores=[(_TEND_EVERY, self._tend)]
@@ -109,6 +105,7 @@ class Engine:
         delivered = False
         self.started.wait(_START_AGAIN)
         self._stopping.set()
+        self._inheritance.ending.set()
         self.started.wait()
         if not self.spool.alive:
             self.spool.store_here(_STORE_TIMEOUT)
@@ -118,7 +115,7 @@ class Engine:
             self.courier.stop(_left(deadline))
         finally:
             storing = None if timeout is None else (_left(deadline) or 0.0) + _STORE_TIMEOUT
-            for spool in (*self._adopted, self.spool):
+            for spool in (*self._inheritance.spools, self.spool):
                 spool.stop(storing)
         return delivered
 
@@ -128,7 +125,7 @@ class Engine:
         try:
             if not self._wait_stored(deadline):
                 return False
-            while self.courier.run(self._adopt_abandoned, _left(deadline)):
+            while self.courier.run(partial(self._inheritance.adopt, self.courier), _left(deadline)):
                 pass  # what earlier processes left is pending, too
             seq = self.spool.look(lambda store: store.seq, _left(deadline))
             while True:
@@ -154,7 +151,7 @@ class Engine:
     @property
     def spools(self) -> tuple[Spool, ...]:
         """Its own spool, and those it has adopted."""
-        return (self.spool, *self._adopted)
+        return (self.spool, *self._inheritance.spools)
 
     def pulse(self) -> list[str]:
         """Ask all threads for a sign of life. Returns those that have not given one since the last call."""
@@ -170,7 +167,7 @@ class Engine:
     @property
     def complete(self) -> bool:
         """Whether what earlier processes left was looked for, and looked into."""
-        return self._all_adopted and all(spool.tried for spool in self.spools)
+        return self._inheritance.complete and all(spool.tried for spool in self.spools)
 
     @property
     def settled(self) -> bool:
@@ -189,7 +186,7 @@ class Engine:
         mended: Collection[str],
     ) -> None:
         """Go on with other tunables, and try the destinations named *mended* at once."""
-        self._intake_settings = intake_settings
+        self._inheritance.intake = intake_settings
         for spool in self.spools:
             spool.tune(intake_settings)
         self.courier.tune(delivery_settings, mended)
@@ -207,8 +204,9 @@ class Engine:
         return newest is None or newest.stored(_left(deadline))
 
     def _delivered_through(self, seq: int, deadline: float | None) -> bool:
-        if any(not spool.id or any(b.pending for b in spool.books.values()) for spool in self._adopted):
-            return False
+        for spool in self._inheritance.spools:
+            if not spool.id or any(counts.pending for counts in spool.books.values()):
+                return False
 
         def pending(store: Store) -> bool:
             return store.pending_through(seq)
@@ -217,13 +215,13 @@ class Engine:
 
     def _commits(self) -> int:
         """A number that changes when something was committed, or an adopted spool was opened."""
-        return sum(spool.commits + bool(spool.id) for spool in (*self._adopted, self.spool))
+        return sum(spool.commits + bool(spool.id) for spool in self.spools)
 
     def _changed_since(self, commits: int) -> bool:
         return self._commits() != commits
 
     def _pending(self) -> dict[str, int]:
-        books = total(spool.books for spool in (*self._adopted, self.spool))
+        books = total(spool.books for spool in self.spools)
         return {lane: counts.pending for lane, counts in books.items() if counts.pending}
 
     def _wait_delivered(self, deadline: float | None) -> bool:
@@ -242,61 +240,10 @@ class Engine:
 
     def _tend(self) -> None:
         """Answer requests about dead letters, absorb adopted spools that are drained, look for new ones."""
-        for spool in (*self._adopted, self.spool):
+        for spool in self.spools:
             if spool.folder is not None:
                 answer_requests(spool.folder, spool.post)
-        for adopted in list(self._adopted):
-            self._absorb_if_drained(adopted)
-        if time.monotonic() < self._adopt_at or self.spool.folder is None:
-            return
-        if self._adopt_abandoned() < _ADOPT_AT_ONCE:  # else there may be more: the next look comes soon
-            self._adopt_at = time.monotonic() + self._spool_settings.adopt_interval
-            self._all_adopted = True
-
-    def _adopt_abandoned(self) -> int:
-        """Take some of the spools that dead processes left. Returns how many."""
-        if self._stopping.is_set() or self.spool.folder is None:
-            return 0
-        claims = list(itertools.islice(abandoned(self._data_dir, self._names), _ADOPT_AT_ONCE))
-        for claim in claims:
-            self._adopt(claim)
-        return len(claims)
-
-    def _adopt(self, claim: Claim) -> None:
-        # Those who wait for this agent are told of the progress of adopted spools too, but not of their end.
-        spool = Spool(
-            lambda _: claim,
-            None,
-            Progress(lambda: None),
-            intake=self._intake_settings,
-            settings=self._spool_settings,
-            committed=self._progress.announce,
-        )
-        self._log.info("adopted a spool that a dead process left", spool=claim.id)
-        self._adopted.append(spool)
-        spool.start()
-        self.courier.attach(spool)
-
-    def _absorb_if_drained(self, adopted: Spool) -> None:
-        """Carry the books of *adopted* over and remove its folder, in steps: this thread must not wait."""
-        if adopted.folder is None or adopted.trouble is not None:
-            return
-        books = adopted.books
-        if any(counts.pending or counts.dead > counts.purged for counts in books.values()):
-            return  # a dead letter stays where it is: the folder is kept for it
-        if any(still_there(self._data_dir, mark) for mark in adopted.marks):
-            return  # its books hold those of a spool that is still to be removed: the mark must not go first
-        self.courier.detach(adopted)
-        claim = adopted.retire()
-        if claim is None:
-            return  # it is ending; the next look finds it ended
-        self._adopted.remove(adopted)
-
-        def absorbed(_: object) -> None:
-            claim.remove()
-            self.spool.post(lambda changes: changes.forget(claim.id))
-
-        self.spool.post(lambda changes: changes.absorb(claim.id, books), absorbed)
+        self._inheritance.tend(self.courier)
 
 
 def _deadline(timeout: float | None) -> float | None:

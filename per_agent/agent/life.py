@@ -75,6 +75,12 @@ class Life:
             engine.started.wait()
             engine.spool.wait_opened()
 
+    def flush(self, timeout: float | None) -> bool:
+        """As `Agent.flush`."""
+        self.start(wait=False)
+        engine = self.engine
+        return engine is not None and engine.flush(timeout)
+
     def close(self, timeout: float | None) -> bool:
         """As `Agent.close`."""
         with self._starting:
@@ -154,6 +160,22 @@ class Life:
                     self._start_engine()
 
     # How it goes
+
+    def in_memory(self) -> list[dict[str, int]]:
+        """For each lane the events that are not on the disk, of the intake and of the spooler."""
+        engine = self.engine
+        return [self.intake.in_memory(), {} if engine is None else engine.spool.in_memory()]
+
+    def status(self) -> dict[str, Any]:
+        """As `Agent.status`."""
+        engine = self.engine
+        parts = {} if engine is None else engine.status()
+        return {"running": engine is not None, "overflows": self.intake.overflows, **parts}
+
+    def pulse(self) -> list[str]:
+        """As `Agent.pulse`."""
+        engine = self.engine
+        return [] if engine is None else engine.pulse()
 
     def statistics(self) -> Statistics:
         """As `Agent.statistics`."""

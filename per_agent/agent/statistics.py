@@ -69,15 +69,6 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     adopted: tuple[SpoolStatistics, ...]
     complete: bool
 
-    @property
-    def bytes_used(self) -> int:
-        """Bytes on the disk, over all spools."""
-        return sum(each.bytes_used for each in _all(self))
-
-
-def _all(seen: Statistics) -> tuple[SpoolStatistics, ...]:
-    return seen.adopted if seen.spool is None else (seen.spool, *seen.adopted)
-
 
 def statistics(names: Sequence[str], intake: Intake, engine: Engine | None) -> Statistics:
     """How the agent with destinations *names* is doing. Waits for nothing, reads nothing, and is for any thread."""
@@ -106,7 +97,7 @@ def _destination(
     delivery: Delivery | None,
 ) -> DestinationStatistics:
     in_memory = waiting.get(lane, 0) + sum(each.in_memory.get(lane, 0) for each in spools)
-    oldest = [None if delivery is None else delivery.oldest]
+    oldest = [None if delivery is None or not stored.pending else delivery.oldest]
     if in_memory:
         oldest += (each.oldest_in_memory for each in spools)
     return DestinationStatistics(

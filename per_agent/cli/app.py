@@ -3,9 +3,6 @@
 import logging
 import os
 import sys
-import tomllib
-from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -15,6 +12,7 @@ from per_agent.cli import add, config, dead, demo, meters, report, run, status
 from per_agent.cli.call import QUIET, AsJson, Config, DataDir, Group, SidecarAt, Verbose, call_of, taught
 from per_agent.cli.console import plain, say
 from per_agent.cli.exits import ExitCode
+from per_agent.version import version
 
 # Typer keeps Click inside itself in some releases and beside itself in others; both ways its
 # `BadParameter` is a `UsageError`, which is a `ClickException`.
@@ -56,17 +54,8 @@ def build() -> typer.Typer:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"per-agent {_version()}\n")
+        sys.stdout.write(f"per-agent {version()}\n")
         raise typer.Exit
-
-
-def _version() -> str:
-    try:
-        return metadata.version("per-agent")
-    except metadata.PackageNotFoundError:  # a checkout that is not installed
-        project = Path(__file__).parents[2] / "pyproject.toml"
-        found: str = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
-        return found
 
 
 def _everywhere(

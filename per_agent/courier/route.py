@@ -138,11 +138,8 @@ class Route:
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _send_next(self) -> None:
-        if self.health.open:
-            items = self._queue.take(self.destination.batch)
-        else:
-            items = [self._queue.take_to_find_out()]
         epoch, alone = self.health.epoch, not self.health.open
+        items = [self._queue.take_to_find_out()] if alone else self._queue.take(self.destination.batch)
         self._in_flight += 1
         self.senders.send(
             [item.event for item in items],

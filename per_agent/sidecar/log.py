@@ -1,19 +1,23 @@
 """The sidecar's log lines on stderr: JSON for machines, a console's form for people, levels that journald knows.
 
 Only a process that is a sidecar and nothing else is configured like this. A line is written whole or not at all,
-a broken stderr is not felt by the code that logged, and configured secrets are blotted out of whatever a
-library may have put into an error's words.
+and a stderr that is broken is not felt by the code that logged. No token is ever handed to a log call; should a
+library put one into an error's words all the same, it is blotted out of the finished line.
 """
 
+import json
 import logging
-import sys
+import os
 import time
-from collections.abc import Mapping
-from typing import IO, Any, Final
+from collections.abc import Iterable, Mapping
+from typing import IO, Any, Final, Literal
+from urllib.parse import quote
 
 import structlog
 
 from per_agent.settings import Settings, SidecarSettings, secrets_of
+
+Form = Literal["console", "json", "journal"]
 
 _LEVELS: Final[Mapping[str, int]] = {
     "debug": logging.DEBUG,
@@ -25,58 +29,84 @@ _PRIORITIES: Final = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging
 _LIBRARIES: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore", "asyncio")
 _HIDDEN: Final = "[hidden]"
 _SHORTEST: Final = 4  # what is shorter is no secret, and blotting it out would garble every line
-_RENDER_JSON: Final = structlog.processors.JSONRenderer(ensure_ascii=True)
+_json: Final = structlog.processors.JSONRenderer(ensure_ascii=True)
+
+_hidden: set[str] = set()  # of this process: a token that a reload has replaced is still nobody's to read
 
 
 def configure(settings: Settings, stream: IO[str], environ: Mapping[str, str]) -> None:
     """Write this process's log lines to *stream* from now on, as `[sidecar] log_format` and `log_level` say.
 
-    May be called again, after a reload. Never raises because of *stream*.
+    May be called again, after a reload. Never raises because of *stream*, and no log call does afterwards.
     """
+    hide(*secrets_of(settings))
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Formatter(_form(settings.sidecar, stream, environ), secrets_of(settings)))
-    root = logging.getLogger()
-    for before in root.handlers[:]:
-        root.removeHandler(before)
+    handler.setFormatter(_Formatter(_form(settings.sidecar, stream, environ), colors=_is_terminal(stream)))
+    root, ours = logging.getLogger(), logging.getLogger("per_agent")
+    for logger in (root, ours):  # the latter has one of the command line's, which is for commands that end
+        for before in logger.handlers[:]:
+            logger.removeHandler(before)
     root.addHandler(handler)
     level = _LEVELS[settings.sidecar.log_level]
     root.setLevel(level)
-    ours = logging.getLogger("per_agent")
     ours.setLevel(level)
-    for before in ours.handlers[:]:  # the command line's own, which is for commands that end
-        ours.removeHandler(before)
     ours.propagate = True
     for name in _LIBRARIES:  # what they say below a warning is about single requests
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(capture=True)
     logging.raiseExceptions = False  # a broken stderr is nobody's failure
 
 
-def _form(settings: SidecarSettings, stream: IO[str], environ: Mapping[str, str]) -> str:
+def hide(*secrets: str) -> None:
+    """Blot *secrets* out of all lines of this process from now on, however they are escaped there."""
+    for secret in secrets:
+        if len(secret) >= _SHORTEST:
+            _hidden.update((secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe="")))
+
+
+def _form(settings: SidecarSettings, stream: IO[str], environ: Mapping[str, str]) -> Form:
     if settings.log_format != "auto":
         return settings.log_format
-    if "JOURNAL_STREAM" in environ:
+    if _is_journal(stream, environ):
         return "journal"
-    return "console" if stream.isatty() else "json"
+    return "console" if _is_terminal(stream) else "json"
+
+
+def _is_journal(stream: IO[str], environ: Mapping[str, str]) -> bool:
+    """Whether *stream* is the journal's own: the variable is inherited also by those whose stderr is another."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # it is closed
+        return False
 
 
 class _Formatter(logging.Formatter):
-    """One line for each record."""
+    """One line for each record; of the console's form, a defect's traceback has some more."""
 
     converter = staticmethod(time.gmtime)
 
-    def __init__(self, form: str, secrets: tuple[str, ...]) -> None:
+    def __init__(self, form: Form, *, colors: bool) -> None:
         super().__init__()
         self._form = form
-        self._secrets = tuple(each for each in secrets if len(each) >= _SHORTEST)
-        self._console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        self._console = structlog.dev.ConsoleRenderer(
+            colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
 
     def format(self, record: logging.LogRecord) -> str:
         facts = self._facts(record)
         if self._form == "console":
-            line = str(self._console(None, record.levelname.lower(), facts)).replace("\n", "\n    ")
+            line = str(self._console(None, record.levelname.lower(), _printable(facts)))
         else:
-            line = str(_RENDER_JSON(None, "", facts))
-        for secret in self._secrets:
+            line = str(_json(None, "", facts))
+        for secret in sorted(_hidden, key=len, reverse=True):
             line = line.replace(secret, _HIDDEN)
         if self._form != "journal":
             return line
@@ -84,15 +114,25 @@ class _Formatter(logging.Formatter):
 
     def _facts(self, record: logging.LogRecord) -> dict[str, Any]:
         """What the line holds: ours bring their facts, those of libraries have words only."""
-        said: dict[str, Any] = getattr(record, "facts", None) or {"event": record.getMessage()}
+        said: dict[str, Any] | None = getattr(record, "facts", None)
         facts = {
-            "timestamp": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z",
+            "timestamp": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
-            "event": said.get("event"),
-            **said,
+            **({"event": record.getMessage(), "logger": record.name} if said is None else said),
         }
-        if not hasattr(record, "facts"):
-            facts["logger"] = record.name
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
         return facts
+
+
+def _printable(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """*facts* without what a terminal would obey: words of an upstream must not move its cursor."""
+    return {name: _text(value, "\n\t" if name == "exception" else "") for name, value in facts.items()}
+
+
+def _text(value: Any, kept: Iterable[str]) -> Any:
+    if not isinstance(value, str):
+        return value if isinstance(value, int | float | None) else _text(str(value), kept)
+    return "".join(
+        char if char.isprintable() or char in kept else "\N{REPLACEMENT CHARACTER}" for char in value
+    )

@@ -2,7 +2,6 @@
 
 import os
 import time
-from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from per_agent.errors import SpoolError
 from per_agent.event import iso
 from per_agent.sidecar.problems import Problem
 from per_agent.sidecar.service import Service
+from per_agent.version import version
 
 _encode = msgspec.json.encode
 
@@ -77,7 +77,7 @@ class Operations:
     def _self(self) -> dict[str, Any]:
         reasons = self._reasons()
         return {
-            "version": _version(),
+            "version": version(),
             "pid": os.getpid(),
             "started_at": iso(self._service.started_at),
             "listeners": self._service.listeners,
@@ -89,10 +89,3 @@ class Operations:
 def as_json(document: Any, status: int = 200) -> Response:
     """*document* as an answer, its numbers exact."""
     return Response(_encode(document), status, media_type="application/json")
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("per-agent")
-    except metadata.PackageNotFoundError:  # run from a checkout
-        return None

@@ -57,7 +57,9 @@ def serve(agent: Agent, settings: Settings, environ: Mapping[str, str], reload: 
     """Serve *agent*, which is closed at the end. As `run` otherwise."""
     sockets = inherited(environ) or listeners.opened(settings, environ)
     try:
-        service = Service(agent, settings, Access(token_of(settings), settings))
+        token = token_of(settings)
+        log.hide(token)
+        service = Service(agent, settings, Access(token, settings))
         service.listeners = tuple(map(listeners.name, sockets))
         listeners.make_room(settings.sidecar.max_connections)
         agent.start(wait=True)
@@ -226,6 +228,7 @@ class _Server:
             try:
                 settings = _for_requests(await asyncio.to_thread(self._reload))
                 token = await asyncio.to_thread(token_of, settings)
+                log.hide(token)
                 self._take_over(settings, token)
             except ConfigError as error:
                 self._log.error(

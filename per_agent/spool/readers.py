@@ -4,7 +4,7 @@ from per_agent.log import Log
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.store import STORAGE_TROUBLE, Store
 from per_agent.spool.trouble import Trouble
-from per_agent.spool.work import Head, Work
+from per_agent.spool.work import Head, Work, nothing
 
 
 class Readers:
@@ -24,9 +24,7 @@ class Readers:
             found, damaged = store.head(asked.lane, asked.after, asked.limit)
         except STORAGE_TROUBLE as error:
             self._disk.met(error)
-            self._works.append(
-                Work(_nothing, _nothing, _nothing, stirs=True)
-            )  # asks again after a good commit
+            self._works.append(Work(nothing, nothing, nothing, stirs=True))  # asks again after a good commit
             return
         for block_id in damaged:
             self._set_aside(asked.lane, block_id)
@@ -54,10 +52,4 @@ class Readers:
         def tell(lost: int) -> None:
             Log().error("a damaged block was set aside", lane=lane, block=str(block_id), events_lost=lost)
 
-        self._works.append(
-            Work(lambda changes: changes.set_aside(lane, block_id), tell, _nothing, stirs=True)
-        )
-
-
-def _nothing(_: object) -> None:
-    """What is done where nothing is to be done."""
+        self._works.append(Work(lambda changes: changes.set_aside(lane, block_id), tell, nothing, stirs=True))

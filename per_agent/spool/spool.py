@@ -14,11 +14,11 @@ from per_agent.settings import IntakeSettings, SpoolSettings
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.folder import Claim
 from per_agent.spool.records import Settlement
-from per_agent.spool.spooler import Spooler, nothing
+from per_agent.spool.spooler import Spooler
 from per_agent.spool.statistics import SpoolStatistics
 from per_agent.spool.store import Store
 from per_agent.spool.transaction import Transaction
-from per_agent.spool.work import Head, Sign, Source, Work
+from per_agent.spool.work import Head, Sign, Source, Work, nothing
 
 
 class Spool:
@@ -195,7 +195,7 @@ class Spool:
     @property
     def disk_fails(self) -> bool:
         """Whether the disk refuses, so that not even what was delivered can be settled."""
-        return self._spooler.disk_fails
+        return self._spooler.disk.words is not None
 
     @property
     def tried(self) -> bool:

@@ -33,10 +33,6 @@ from per_agent.spool.work import Head, Sign, Source, Work
 _FULL_RECHECK: Final = 0.25  # seconds between looks whether a full spool has room again
 
 
-def nothing(_: object) -> None:
-    """What is done where nothing is to be done."""
-
-
 class Spooler:
     """The thread's side of a `Spool`: `run` is the thread. The inbox is for any thread.
 
@@ -59,12 +55,12 @@ class Spooler:
         self._tell_all = committed
         self._works: list[Work] = []
         self._committed_at = float("-inf")
-        self._disk = Trouble()
-        self._readers = Readers(self._works, self._disk)
+        self.disk = Trouble()
+        self._readers = Readers(self._works, self.disk)
         self.linger = intake.linger
         self.inflow = Inflow(source, intake.block_events, clock)
         self.room = Room(settings.max_bytes, source)
-        self.home = Home(claim, self._disk, settled=source is None)
+        self.home = Home(claim, self.disk, settled=source is None)
         self.tickets = Tickets()
         self.inbox: queue.SimpleQueue[Work | Head | Sign | None] = queue.SimpleQueue()
         self.woken = False  # whether a wake lies in the inbox, so that another would add nothing
@@ -78,18 +74,13 @@ class Spooler:
     @property
     def trouble(self) -> str | None:
         """What keeps the spool from committing, or None."""
-        return self._disk.words or ("full" if self.room.full else None)
-
-    @property
-    def disk_fails(self) -> bool:
-        """Whether the disk refuses, so that not even what was delivered can be settled."""
-        return self._disk.words is not None
+        return self.disk.words or ("full" if self.room.full else None)
 
     def run(self) -> None:
         """Open the spool, and commit until it is stopped and all is stored."""
         try:
-            while not self._guarded(self._open):
-                if not self._wait_for_disk():
+            while not (opened := self._guarded(self._opened)):
+                if opened is not None or self.stop.is_set():
                     return
             while self._guarded(self.step) is not False:
                 pass
@@ -107,6 +98,13 @@ class Spooler:
 
     # Opening
 
+    def _opened(self) -> bool:
+        """Open the spool, however long that takes; when it is stopped, try once more at once. False: in vain."""
+        while not self._open():
+            if not self._wait_for_disk():
+                return self._open()
+        return True
+
     def _open(self) -> bool:
         if not self.home.open():
             return False
@@ -117,7 +115,7 @@ class Spooler:
 
     def _wait_for_disk(self) -> bool:
         """Wait until it is time to try again, and keep what is asked meanwhile. False: it was stopped."""
-        while (left := self._disk.seconds_left()) > 0 and not self.stop.is_set():
+        while (left := self.disk.seconds_left()) > 0 and not self.stop.is_set():
             try:
                 self._receive(self.inbox.get(timeout=left))
             except queue.Empty:
@@ -135,10 +133,7 @@ class Spooler:
             self.stop.set()
             self._works.clear()
             return False
-        while not self._open():
-            if not self._wait_for_disk():
-                return False
-        return True
+        return self._opened()
 
     # Committing
 
@@ -178,8 +173,8 @@ class Spooler:
 
     def _seconds_to_commit(self) -> float | None:
         """How long to wait for more before committing; None: until something comes."""
-        if self._disk.failures:
-            return self._disk.seconds_left()
+        if self.disk.failures:
+            return self.disk.seconds_left()
         if self.stop.is_set():
             return 0.0
         if (self.inflow.carried or self.room.full) and not (self._works or self.inflow.dropped):
@@ -222,14 +217,14 @@ class Spooler:
             return
         except STORAGE_TROUBLE as error:
             self._works[:0] = works
-            self._disk.met(error)
+            self.disk.met(error)
             return
         except Exception:  # noqa: BLE001  (one of the works is at fault: find out which, let the others through)
             if not works:
                 self.home.log.bug("new events could not be stored and are tried again")
             self._one_by_one(works)
             return
-        self._disk.over()
+        self.disk.over()
         self.inflow.written(receipts)
         self._committed(changes)
         self._after_commit(works, results, fresh)
@@ -261,7 +256,7 @@ class Spooler:
                 work.fail(error)
             except STORAGE_TROUBLE as error:
                 self._works[:0] = works[at:]
-                self._disk.met(error)
+                self.disk.met(error)
                 return
             except Exception as error:  # noqa: BLE001  (told to the one who asked)
                 work.fail(error)

@@ -40,6 +40,10 @@ class Source(Protocol):
         ...
 
 
+def nothing(_: object) -> None:
+    """What is done where nothing is to be done."""
+
+
 class Sign:
     """A question whether the thread goes on: *give* is called when it comes to it, and must not block."""
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -23,6 +22,7 @@ from per_agent.backoff import retry_after
 from per_agent.destinations.http.answer import SEND_LIMIT, Answer
 from per_agent.destinations.http.deadline import DeadlineTransport, within
 from per_agent.errors import Refused, Unavailable
+from per_agent.version import version
 
 # Node's HTTP server closes an idle connection after 5 s, nginx after 60 s or more. A request on a connection
 # that is just being closed fails in a way that leaves open whether it was received.
@@ -219,7 +219,11 @@ class Upstream:
             pool.leave()
 
     def _connect(self, access: _Access) -> httpx.Client:
-        headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": _user_agent()}
+        headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": f"per-agent/{version()}",
+        }
         if access.token is not None:
             headers["authorization"] = f"Bearer {access.token}"
         limits = httpx.Limits(
@@ -252,10 +256,3 @@ def clip(text: str) -> str:
     """*text* short enough for a log line, and without characters that would break one."""
     text = text if len(text) <= _MAX_WORDS else text[: _MAX_WORDS - 1] + "…"
     return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _user_agent() -> str:
-    try:
-        return f"per-agent/{version('per-agent')}"
-    except PackageNotFoundError:  # run from a checkout
-        return "per-agent/0"

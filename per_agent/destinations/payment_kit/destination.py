@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from per_agent.destinations.http import Answer, Upstream, check_config, clip, segment
 from per_agent.destinations.outcome import Delivered, Halt, Outcome, Parked, Refused, Retry
+from per_agent.destinations.payment_kit.body import body_of
 from per_agent.destinations.payment_kit.vocabulary import Meaning, is_gateway_404, meaning, without
 from per_agent.errors import Refused as NotSendable
 from per_agent.errors import Unavailable
@@ -23,24 +22,6 @@ _REMEMBERED: Final = 10_000  # customers known to exist; when full, all are forg
 _LIST_LIMIT: Final = 4 * 1024 * 1024  # bytes: a page of 100 events with their metadata
 _PAGES: Final = 3
 _NO_WORDS: Final = frozenset({401, 402, 403, 407, 413})  # statuses that say it all, whatever the words
-
-
-class _Payload(msgspec.Struct, frozen=True, omit_defaults=True):
-    customer_id: str
-    value: str
-    subscription_id: str | None = None
-
-
-class _Body(msgspec.Struct, frozen=True, omit_defaults=True):
-    event_name: str
-    identifier: str
-    timestamp: int
-    payload: _Payload
-    metadata: msgspec.Raw | None = None
-    source_data: msgspec.Raw | None = None
-
-
-_encode = msgspec.json.Encoder().encode
 
 
 class PaymentKit:
@@ -108,15 +89,7 @@ class PaymentKit:
             return Refused(error.words)
 
     def _post(self, event: MeterEvent) -> Answer:
-        body = _Body(
-            event.event_name,
-            event.id,
-            int(event.timestamp),  # Payment Kit's column is whole seconds
-            _Payload(event.customer_id, event.value, event.subscription_id),
-            None if event.metadata is None else msgspec.Raw(event.metadata.encode()),
-            None if event.source_data is None else msgspec.Raw(event.source_data.encode()),
-        )
-        return self._upstream.ask("POST", "/api/meter-events", self._mode(event), _encode(body))
+        return self._upstream.ask("POST", "/api/meter-events", self._mode(event), body_of(event))
 
     def _mode(self, event: MeterEvent) -> tuple[tuple[str, str], ...]:
         return (("livemode", "true" if self._is_live(event) else "false"),)

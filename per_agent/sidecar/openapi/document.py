@@ -1,6 +1,5 @@
 """The document put together, and the route that serves it."""
 
-from importlib import metadata
 from typing import Any, Final
 
 import msgspec
@@ -9,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from per_agent.sidecar.openapi import events, intake, operations, refusals, wire_forms
+from per_agent.version import version
 
 _PACKAGE: Final = "per-agent"
 
@@ -31,13 +31,13 @@ understood, is answered in `text/plain`, and the connection is closed.
 """
 
 
-def document(version: str) -> dict[str, Any]:
-    """The whole document, for the package's *version*."""
+def document(release: str) -> dict[str, Any]:
+    """The whole document, for the package's version, *release*."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "per-agent sidecar",
-            "version": version,
+            "version": release,
             "summary": "Takes billable usage events over HTTP; never in the way, nothing lost, nothing doubled.",
             "description": _DESCRIPTION,
             "license": {"name": "MIT", "identifier": "MIT"},
@@ -71,19 +71,12 @@ def document(version: str) -> dict[str, Any]:
 
 def routes() -> list[BaseRoute]:
     """`/openapi.json`."""
-    content = msgspec.json.encode(document(_version()))
+    content = msgspec.json.encode(document(version()))
 
     async def show(_: Request) -> Response:
         return Response(content, media_type="application/json")
 
     return [Route("/openapi.json", show)]
-
-
-def _version() -> str:
-    try:
-        return metadata.version(_PACKAGE)
-    except metadata.PackageNotFoundError:  # run from a checkout; the field is required
-        return "0"
 
 
 _SECURITY: Final[dict[str, Any]] = {
