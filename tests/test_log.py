@@ -31,11 +31,30 @@ def test_a_line_is_a_sentence_and_its_facts(caplog):
     assert record.getMessage() == 'event="the spool has room again" spool=s-1 bytes=7'
 
 
+def test_a_record_carries_its_facts_beside_the_line(caplog):
+    with caplog.at_level(logging.INFO, "per_agent"):
+        Log(spool="s-1").info("the spool has room again", bytes=7, lost={"a": 1})
+    (record,) = caplog.records
+    assert record.facts == {
+        "event": "the spool has room again",
+        "spool": "s-1",
+        "bytes": 7,
+        "lost": {"a": 1},
+    }
+    assert record.getMessage().startswith('event="the spool has room again" '), "which hosts see, as ever"
+
+
 @pytest.mark.parametrize(
-    ("method", "level"), [("info", logging.INFO), ("warning", logging.WARNING), ("error", logging.ERROR)]
+    ("method", "level"),
+    [
+        ("debug", logging.DEBUG),
+        ("info", logging.INFO),
+        ("warning", logging.WARNING),
+        ("error", logging.ERROR),
+    ],
 )
 def test_a_line_has_the_level_of_its_method(caplog, method, level):
-    with caplog.at_level(logging.INFO, "per_agent"):
+    with caplog.at_level(logging.DEBUG, "per_agent"):
         getattr(Log(), method)("something")
     assert [record.levelno for record in caplog.records] == [level]
 
@@ -54,6 +73,7 @@ def test_a_defect_comes_with_its_traceback(caplog):
         Log().bug("the courier met a defect and goes on")
     (record,) = caplog.records
     assert "ZeroDivisionError" in record.getMessage()
+    assert record.facts["exception"].startswith("Traceback")
 
 
 @pytest.mark.parametrize(

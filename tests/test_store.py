@@ -142,6 +142,24 @@ def test_half_of_a_block_is_still_settled_after_reopening(place):
         assert store.books["per"] == Books(accepted=3, delivered=1, pending=2)
 
 
+def test_how_many_events_are_parked_is_known_without_reading_them_also_after_reopening(place):
+    with closing(Store(place)) as store:
+        (block,) = append(store, b"a", b"b", b"c")
+        settle(store, block, parked=[(parking("k"), [0, 2]), (parking("l"), [1])])
+        assert store.known.parked == {"per": 3}
+        with pytest.raises(ZeroDivisionError), store.transaction() as changes:
+            changes.unpark("per", "k")
+            raise ZeroDivisionError
+        assert store.known.parked == {"per": 3}
+        with store.transaction() as changes:
+            changes.unpark("per", "l")
+    with closing(Store(place)) as store:
+        assert store.known.parked == {"per": 2}
+        store._disk.delete("l/per/k")
+    with closing(Store(place)) as store:
+        assert store.known.parked == {"per": 2}, "a store that was made before the count was kept is counted"
+
+
 def test_parked_events_are_not_in_the_queue_until_they_may_go_on_in_their_old_place(store, place):
     (first,) = append(store, b"a", b"b")
     append(store, b"c")
@@ -241,6 +259,9 @@ def test_a_flipped_byte_on_the_disk_is_found_and_set_aside_with_what_it_lost(sto
     assert problems(place) == []
     with store.transaction() as changes:
         assert changes.set_aside("per", block.id) == 0, "it is there no more"
+    assert store.known.damaged == {"per": 2}
+    with closing(Store(place)) as again:
+        assert again.known.damaged == {"per": 2}
 
 
 def test_a_row_that_somebody_else_wrote_in_the_place_of_a_block_is_set_aside_too(store, place):
@@ -556,6 +577,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert {one.key for one in self.store.parkings(lane)} == {
                 key for key, some in model.parked.items() if some
             }
+            assert self.store.known.parked.get(lane, 0) == sum(map(len, model.parked.values()))
             assert sorted(filed.letter.event for filed in letters if filed.lane == lane) == sorted(model.dead)
 
     @invariant()

@@ -228,14 +228,11 @@ class Agent:
         return {"data_dir": str(self.data_dir), **self._life.status()}
 
     def statistics(self) -> Statistics:
-        """How it is doing, in numbers, from memory: waits for nothing, reads nothing, cheap enough for every second.
+        """How it is doing, in numbers and from memory: waits for nothing and reads nothing.
 
-        The books in it are those of this process's spool and of those that it has adopted, and so, but where
-        other processes run on the same data folder, those of `books`.
+        The books in it are those of this process's spools; on a folder that it has for itself, those of `books`.
         """
         return self._life.statistics()
-
-    # For whoever minds a running agent
 
     @property
     def unready(self) -> str | None:
@@ -248,18 +245,18 @@ class Agent:
         return self._life.settled
 
     def pulse(self) -> list[str]:
-        """Ask the agent's threads for a sign of life. Returns the names of those that gave none since the call before.
+        """Ask the threads for a sign of life. Returns the names of those that gave none since the call before.
 
-        A slow upstream and a disk that is full or refuses do not keep them from giving one; a deadlock does,
-        and so does a disk that answers nothing at all. Never waits. For one thread at a time.
+        A slow upstream, or a disk that is full or refuses, does not keep them from it; a deadlock does, and a
+        disk that does not even refuse. Never waits. For one thread at a time.
         """
         return self._life.pulse()
 
     def reload(self, settings: Settings) -> list[str]:
-        """Take over the credentials and tunables of *settings*; a destination that gets new ones is tried at once.
+        """Take over the credentials and tunables of *settings*; a destination with new ones is tried at once.
 
-        Returns the dotted names of the settings that differ and need a restart, such as `spool.max_bytes`; those
-        stay as they were. Raises `ConfigError`, and then nothing has changed. Never waits.
+        Returns the dotted names of what differs and needs a restart, such as `spool.max_bytes`; that stays as
+        it was. Raises `ConfigError`, and then nothing has changed. Never waits.
         """
         return self._life.reload(settings)
 

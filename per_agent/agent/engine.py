@@ -159,10 +159,10 @@ class Engine:
 
     @property
     def unready(self) -> str | None:
-        """Why events are not stored, or None."""
-        if not self.spool.id:
-            return self.spool.trouble or "the spool is not open yet"
-        return self.spool.trouble
+        """Why events are not stored, in words, or None. That they are not taken in the intake knows."""
+        if self.spool.disk_fails:
+            return f"the spool cannot be written: {self.spool.trouble}"
+        return None if self.spool.id else "the spool is not open yet"
 
     @property
     def complete(self) -> bool:
@@ -174,7 +174,7 @@ class Engine:
         """Whether nothing that is pending could be delivered before some pause is over."""
         if self.spool.disk_fails:
             return True  # not even what is delivered can be settled
-        if self._intake.waiting() or self.spool.in_memory():
+        if self._intake.waiting() or self.spool.newest_in_memory() is not None:
             return self.spool.trouble is not None
         pending = self._pending()
         return not pending or self.courier.stuck(pending)

@@ -4,7 +4,7 @@
 a sidecar that the command asks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,19 +132,31 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def overview(data_dir: Path, configured: Sequence[str] | None) -> Overview:
-    """Look into *data_dir*, beside its owners. Raises `SpoolError` when a spool cannot be read."""
+def overview(
+    data_dir: Path, configured: Sequence[str] | None, in_memory: Mapping[str, int] | None = None
+) -> Overview:
+    """Look into *data_dir*, beside its owners. Raises `SpoolError` when a spool cannot be read.
+
+    *in_memory*: for each destination, events of the process that asks which are not on the disk yet; the
+    books count them as accepted and pending.
+    """
     spools = tuple(snapshots(data_dir))
     names = list(
         dict.fromkeys([*(configured or ()), *sorted({lane for each in spools for lane in each.lanes})])
     )
     standings = tuple(
-        _standing(name, None if configured is None else name in configured, spools) for name in names
+        _standing(
+            name,
+            None if configured is None else name in configured,
+            spools,
+            (in_memory or {}).get(name, 0),
+        )
+        for name in names
     )
     return Overview(data_dir=data_dir, spools=spools, standings=standings)
 
 
-def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot]) -> Standing:
+def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in_memory: int) -> Standing:
     found = [(spool, spool.lanes[name]) for spool in spools if name in spool.lanes]
     lanes = [lane for _, lane in found]
     parkings = sorted((each for lane in lanes for each in lane.parkings), key=lambda each: each.since)
@@ -152,7 +164,9 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot]) ->
     return Standing(
         name=name,
         configured=configured,
-        books=total([{name: lane.books} for lane in lanes]).get(name, Books()),
+        books=total([{name: Books(in_memory, pending=in_memory)}, *({name: lane.books} for lane in lanes)])[
+            name
+        ],
         waiting=sum(lane.waiting for lane in lanes),
         parked=sum(lane.parked for lane in lanes),
         letters=sum(lane.letters for lane in lanes),

@@ -6,7 +6,7 @@
 `exits`         the exit codes, and which error means which
 `console`       what is printed: tables, JSON, one-line messages
 `times`         spans and moments, as people write and read them
-`sidecar`       the running sidecar: how it is found, and what it is asked
+`sidecar`       the running sidecar, and what it is asked; `finding` tells which one
 `source`        where a command looks: the sidecar, else the folder itself
 `run`           `run`
 `add`           `add activity`, `add meter`, `add FILE`; `records` are read, and taken by the sidecar

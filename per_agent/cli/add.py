@@ -10,9 +10,9 @@ import typer
 from per_agent.cli.call import Call, Group, command, group
 from per_agent.cli.console import count, say, show, show_json
 from per_agent.cli.exits import ExitCode, Stop
+from per_agent.cli.finding import found
 from per_agent.cli.handover import Handover
 from per_agent.cli.records import lines, opened, progress
-from per_agent.cli.sidecar import found
 from per_agent.cli.status import pending, pending_words
 from per_agent.cli.straight import Straight, straight
 from per_agent.cli.tally import Outcome, Wait
@@ -175,7 +175,7 @@ def _patient(settings: Settings) -> Settings:
 
 def _add_one(call: Call, record: dict[str, Any], wait: Wait, timeout: float) -> ExitCode:
     with _taker(call, wait, timeout, store=_STORE) as taker:
-        identifier = taker.add(1, record)
+        identifier = taker.add(0, record)
         outcome = taker.finish()
         for _, problem in taker.rejected():
             raise Stop(ExitCode.USAGE, problem)

@@ -64,7 +64,7 @@ class Handover:
         self._thread.join(_INTERRUPTED)
 
     def add(self, number: int, record: Any) -> str:
-        """Take the event that *record*, the line *number*, describes; its identifier.
+        """Take the event that *record*, the line *number*, describes; its identifier. Line 0 is no line.
 
         Waits where the sidecar is slower. Raises `InvalidEvent`, and `Stop` where the sidecar takes no more.
         """
@@ -136,9 +136,7 @@ class Handover:
     def _batch(self) -> list[_Numbered]:
         """What was read and is not sent yet, at least one event; empty when all is sent."""
         while True:
-            complete = (
-                self._complete.is_set()
-            )  # asked first: what was added before it was set is in the queue
+            complete = self._complete.is_set()  # asked before the queue, which then holds all that was added
             try:
                 batch = [self._waiting.get(timeout=_LOOK_EVERY)]
             except queue.Empty:
@@ -185,7 +183,11 @@ class Handover:
         return left, trouble
 
     def _given_up(self, number: int, reason: str) -> Stop:
-        what = f"{count(self._stored, 'event')} stored; line {number} and those after it are not known to be"
+        what = "the event is not known to be stored"
+        if number:
+            what = (
+                f"{count(self._stored, 'event')} stored; line {number} and those after it are not known to be"
+            )
         answered = reason.startswith("HTTP ")
         remedy = "look what is stuck: per-agent status" if answered else REMEDY
         code = ExitCode.NO if answered else ExitCode.UNREACHABLE

@@ -10,7 +10,8 @@ from per_agent.agent import Agent
 from per_agent.agent.letters import Choice
 from per_agent.agent.overview import overview
 from per_agent.cli.call import Call
-from per_agent.cli.sidecar import Sidecar, found, named_sidecar
+from per_agent.cli.finding import found, named_sidecar
+from per_agent.cli.sidecar import Sidecar
 from per_agent.settings import LedgerSettings
 from per_agent.spool import DeadLetters, FiledLetter
 

@@ -10,10 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from per_agent.log import Log
@@ -61,9 +59,7 @@ class App:
             *metrics.routes(service),
             *openapi.routes(),
         ]
-        # Starlette answers 500 to what it does not know, before it lets it through to here.
-        told = {HTTPException: _not_routed, Problem: _refused}
-        self._others = Starlette(routes=routes, exception_handlers=told)
+        self._others = Router(routes)  # a whole Starlette would answer 500 by itself to what it does not know
 
     async def __call__(self, scope: Scope, receive: body.Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,9 +73,12 @@ class App:
             if hot is not None:
                 await reply.whole(await hot(self._service, scope, given, receive), given)
             else:
+                scope["app"] = self  # so that the router raises what it would answer by itself
                 await self._cold(path)(scope, self._bounded(receive), reply.send)
         except body.Disconnected:
             return
+        except HTTPException as error:
+            await self._tell(_unrouted(error), scope, reply)
         except Problem as problem:
             await self._tell(problem, scope, reply)
         except Exception:
@@ -185,18 +184,11 @@ def _endpoint(path: str) -> str:
     return "/api" if path.startswith("/api/") else "other"
 
 
-async def _not_routed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+def _unrouted(error: HTTPException) -> Problem:
+    """The router found no handler for a request."""
     if error.status_code == 404:
-        words = "there is nothing at this path; /openapi.json tells what there is"
-    else:
-        words = error.detail
-    return problems.answer(Problem(error.status_code, words, headers=error.headers), request.url.path)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return problems.answer(error, request.url.path)
+        return Problem(404, "there is nothing at this path; /openapi.json tells what there is")
+    return Problem(error.status_code, error.detail, headers=error.headers)
 
 
 async def _nothing_more() -> MutableMapping[str, Any]:

@@ -73,15 +73,12 @@ def _unix(path: Path, settings: SidecarSettings) -> socket.socket:
         )
     _remove_stale(path)
     made = _Unix(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o177)  # from the first moment, it is for nobody else
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made.bind(os.fspath(path))
+        _bind(made, path)
     except OSError as error:
         made.close()
         raise ConfigError(f"sidecar.unix_socket: cannot listen on {path}: {error.strerror}") from None
-    finally:
-        os.umask(umask)
     try:
         if settings.unix_group is not None:
             shutil.chown(path, group=settings.unix_group)
@@ -95,6 +92,14 @@ def _unix(path: Path, settings: SidecarSettings) -> socket.socket:
             f"sidecar.unix_group: {settings.unix_group!r} cannot be given {path}: {error}"
         ) from None
     return made
+
+
+def _bind(made: socket.socket, path: Path) -> None:
+    umask = os.umask(0o177)  # from its first moment, the file is for nobody else
+    try:
+        made.bind(os.fspath(path))
+    finally:
+        os.umask(umask)
 
 
 def _remove_stale(path: Path) -> None:

@@ -61,7 +61,15 @@ def hide(*secrets: str) -> None:
     """Blot *secrets* out of all lines of this process from now on, however they are escaped there."""
     for secret in secrets:
         if len(secret) >= _SHORTEST:
-            _hidden.update((secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe="")))
+            _hidden.update(_forms(secret))
+
+
+def _forms(secret: str) -> set[str]:
+    """How *secret* looks in a line: as it is, in a URL, and escaped once, or twice as in a list inside JSON."""
+    forms = {secret, quote(secret, safe="")}
+    for _ in range(2):
+        forms |= {escaped for form in forms for escaped in (json.dumps(form)[1:-1], repr(form)[1:-1])}
+    return forms
 
 
 def _form(settings: SidecarSettings, stream: IO[str], environ: Mapping[str, str]) -> Form:

@@ -60,9 +60,11 @@ class Operations:
 
     async def _look(self) -> Overview:
         agent = self._service.agent
+        seen = agent.statistics().destinations
+        in_memory = {name: each.in_memory for name, each in seen.items()}
         names = [destination.name for destination in agent.destinations]
         try:
-            return await run_in_threadpool(overview, agent.data_dir, names)
+            return await run_in_threadpool(overview, agent.data_dir, names, in_memory)
         except SpoolError as error:
             raise Problem(503, str(error), headers={"retry-after": "5"}) from None
 

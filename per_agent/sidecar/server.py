@@ -159,7 +159,7 @@ class _Server:
             return
         settings = self._service.settings
         event = """{"billing_id":"acme","user_id":"u-17","activity_type_id":"active-users"}"""
-        lines = [f"per-agent listens on {' and '.join(self._service.listeners)}. Try it:"]
+        lines = [f"per-agent: listening on {' and '.join(self._service.listeners)}. Try it:"]
         for listener in self._service.listeners:
             if listener.startswith("unix:"):
                 lines.append(f"  curl --unix-socket {listener[5:]} -d '{event}' http://localhost/v1/events")

@@ -24,10 +24,11 @@ class Room:
         self.full = False
         self.used = 0
 
-    def measure(self, store: Store) -> None:
+    def measure(self, store: Store | None) -> None:
         """See how many bytes are used."""
-        with suppress(*STORAGE_TROUBLE):
-            self.used = store.bytes_used()
+        if store is not None:
+            with suppress(*STORAGE_TROUBLE):
+                self.used = store.bytes_used()
 
     def look(self, store: Store, log: Log) -> bool:
         """Whether new events may be stored. Without a source there are none, and so there is always room."""

@@ -108,7 +108,6 @@ class Spooler:
     def _open(self) -> bool:
         if not self.home.open():
             return False
-        assert self.home.store is not None
         self.room.measure(self.home.store)
         self._readers.feed([], self.home.store, stirred=True)
         return True
@@ -178,9 +177,8 @@ class Spooler:
         if self.stop.is_set():
             return 0.0
         if (self.inflow.carried or self.room.full) and not (self._works or self.inflow.dropped):
-            return max(
-                0.0, self._committed_at + _FULL_RECHECK - time.monotonic()
-            )  # nobody else would look again
+            # Nobody else would look again.
+            return max(0.0, self._committed_at + _FULL_RECHECK - time.monotonic())
         # First say when to be woken, then look: what comes in between is seen by one or the other.
         self.inflow.wake_at(self.inflow.block_events if self._has_something() else 1)
         if not self._has_something():
@@ -233,7 +231,6 @@ class Spooler:
         if changes.changed:
             self.commits += 1
             self.changed_at = time.monotonic()
-        assert self.home.store is not None
         self.room.measure(self.home.store)
 
     def _after_commit(self, works: list[Work], results: list[Any], fresh: Fresh) -> None:
@@ -296,9 +293,8 @@ class Spooler:
                 asked = self.inbox.get_nowait()
             except queue.Empty:
                 break
-            match asked:
-                case Work():
-                    asked.fail(closed)
-                case Sign():
-                    asked.give()
+            if isinstance(asked, Work):
+                asked.fail(closed)
+            elif isinstance(asked, Sign):
+                asked.give()
         self._progress.close()

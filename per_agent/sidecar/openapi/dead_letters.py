@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from per_agent.sidecar.openapi.refusals import TO_ALL, TO_STRANGERS, refused
+from per_agent.sidecar.openapi.refusals import TO_ALL, TO_BODIES, TO_STRANGERS, refused
 
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
 _COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
@@ -127,7 +127,7 @@ def _change(verb: str, done: str, summary: str) -> dict[str, Any]:
                     "application/json": {"schema": {"$ref": "#/components/schemas/DeadLetterChoice"}}
                 },
             },
-            "responses": {**_answer(counted, "Done."), **refused("Problem", 413)},
+            "responses": {**_answer(counted, "Done."), **refused("Problem", *TO_BODIES)},
         }
     }
 

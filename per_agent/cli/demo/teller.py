@@ -1,0 +1,119 @@
+"""`Teller`: tells the demo as it goes: numbered steps, and below them what waits where, live on a terminal."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from per_agent.cli.console import count, plain, span
+from per_agent.cli.demo.upstream import Upstream
+from per_agent.cli.demo.watch import Look, Queue
+
+_NOTE_EVERY: Final = 2.5  # seconds, where no terminal shows it live
+_A_QUEUE: Final = 1.0  # seconds; what has waited for less is on its way
+_CURVE: Final = 60  # columns
+_HEIGHTS: Final = "▁▂▃▄▅▆▇█"
+_STATES: Final = {"open": "green", "retrying": "yellow", "halted": "red"}
+_INDENT: Final = (0, 0, 0, 3)
+
+
+class Teller:
+    """Tells on *console*. Where that is no terminal, a line now and then stands for the live display."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._steps = 0
+        self._live: Live | None = None
+        self._noted_at = time.monotonic()
+
+    def step(self, words: str) -> None:
+        """What happens next, or just happened."""
+        self._steps += 1
+        self._say(Text.assemble((f"{self._steps}. ", "bold cyan"), words))
+        self._noted_at = time.monotonic()
+
+    def note(self, words: str) -> None:
+        """What is worth knowing about the step."""
+        self._say(Text(f"   {words}", "dim"))
+
+    def curve(self, waited: Sequence[int]) -> None:
+        """How the queue grew and drained, on one line."""
+        if not self.console.options.ascii_only:
+            self._say(Text.assemble("   ", (_curve(waited), "cyan"), f"  the queue, {max(waited):,} at most"))
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """What is shown within stays below the steps, on a terminal, and is gone afterwards."""
+        if not self.console.is_terminal or self.console.is_dumb_terminal:
+            yield
+            return
+        with Live(console=self.console, auto_refresh=False, transient=True) as self._live:
+            try:
+                yield
+            finally:
+                self._live.update(Text(), refresh=True)
+        self._live = None
+
+    def show(self, look: Look, waited: Sequence[int], upstream: Upstream, events: int) -> None:
+        """What there is to see at this moment; *events* are to be recorded in all."""
+        if self._live is not None:
+            self._live.update(_view(look, waited, upstream, events), refresh=True)
+        elif look.oldest > _A_QUEUE and time.monotonic() - self._noted_at > _NOTE_EVERY:
+            self._noted_at = time.monotonic()
+            queues = ", ".join(f"{queue.name} {queue.pending:,}" for queue in look.application)
+            self.note(
+                f"{count(look.waiting, 'event')} on the disk ({queues}), the oldest for {span(look.oldest)};"
+                f" the upstream is {'gone' if upstream.is_gone else 'there'}"
+            )
+
+    def _say(self, words: Text) -> None:
+        self.console.print(words, soft_wrap=True)
+
+
+def _view(look: Look, waited: Sequence[int], upstream: Upstream, events: int) -> RenderableType:
+    recorded = Table.grid(padding=(0, 1))
+    recorded.add_row(
+        "recorded", ProgressBar(events, look.recorded, width=40), f"{look.recorded:,} of {events:,}"
+    )
+    queues = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    queues.add_column("on the disk of", no_wrap=True)
+    queues.add_column("state", no_wrap=True, overflow="ellipsis", min_width=18, max_width=34)
+    for name in ("pending", "oldest", "delivered"):
+        queues.add_column(name, justify="right", no_wrap=True)
+    for queue in look.application:
+        queues.add_row(*_cells(f"application, for {queue.name}", _state(queue), queue))
+    gone = Text(f"killed {span(upstream.gone)} ago", "bold red") if upstream.is_gone else None
+    for queue in look.sidecar:
+        queues.add_row(*_cells(f"upstream, for its {queue.name}", gone or _state(queue), queue))
+    queue = Text.assemble("queue    ", (_curve(waited), "cyan"), f" {look.waiting:,}")
+    return Padding(Group(Text(), recorded, queues, queue), _INDENT)
+
+
+def _cells(name: str, state: Text, queue: Queue) -> list[str | Text]:
+    oldest = "-" if queue.oldest is None else span(queue.oldest)
+    return [name, state, f"{queue.pending:,}", oldest, f"{queue.delivered:,}"]
+
+
+def _state(queue: Queue) -> Text:
+    if queue.state is None:
+        return Text("-")
+    words = Text(queue.state, _STATES.get(queue.state, ""))
+    return words if queue.state == "open" else words.append(f": {plain(queue.reason)}", "default")
+
+
+def _curve(values: Sequence[int]) -> str:
+    """*values* as heights, the highest of each column; as many columns as there is room for."""
+    most, columns = max(values, default=0), min(len(values), _CURVE)
+    if not most:
+        return _HEIGHTS[0] * columns
+    ends = [len(values) * at // columns for at in range(columns + 1)]
+    tops = [max(values[first:last]) for first, last in zip(ends, ends[1:], strict=False)]
+    return "".join(_HEIGHTS[(top * (len(_HEIGHTS) - 1) + most - 1) // most] for top in tops)
