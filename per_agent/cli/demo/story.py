@@ -11,7 +11,7 @@ from per_agent.cli.console import count
 from per_agent.cli.demo import recorder
 from per_agent.cli.demo.plan import METER, Plan
 from per_agent.cli.demo.processes import Processes
-from per_agent.cli.demo.stage import Stage
+from per_agent.cli.demo.stage import Stage, last_line
 from per_agent.cli.demo.teller import Teller
 from per_agent.cli.demo.upstream import Upstream
 from per_agent.cli.demo.watch import Look, Watch
@@ -21,7 +21,7 @@ from per_agent.event import iso
 # Of the events, as they are noted as stored.
 _GONE_AT: Final = 0.25
 _KILL_AT: Final = 0.4
-_BACK_AT: Final = 0.55
+_BACK_AT: Final = 0.5
 
 _SETTLED: Final = 1.0  # seconds; a queue that holds nothing older is worked off
 _PATIENCE: Final = 120.0  # seconds beyond the time for recording
@@ -135,7 +135,10 @@ class Story:
             " under its identifier."
         )
         self._until_recorded(_BACK_AT, second)
-        self._watch.until(lambda _: self._notes.retries() > 0, "the application's noticing of the outage")
+        self._watch.until(
+            lambda _: self._notes.retries() > 0 or second.poll() is not None,
+            "the application's noticing of the outage",
+        )
         self._start_upstream()
         back_at = time.monotonic()
         tell(
@@ -145,11 +148,12 @@ class Story:
         self._watch.until(lambda look: _is_settled(look) or second.poll() is not None, "the queue's draining")
         tell(
             f"The queue is worked off {time.monotonic() - back_at:.1f} s later;"
-            f" {count(self._notes.retries(), 'attempt')} failed meanwhile, and none was an event's loss"
+            f" {count(self._notes.retries(), 'attempt')} failed meanwhile, and each was made again"
         )
         self._watch.until(lambda _: second.poll() is not None, "recording and delivering the rest")
         if second.returncode:
-            raise Stop(ExitCode.NO, f"the application ended with {second.returncode}")
+            log = last_line(self._stage.application_log)
+            raise Stop(ExitCode.NO, f"the application ended with {second.returncode}: {log}")
         self._watch.until(lambda look: look.is_empty, "the upstream's own delivery")
         tell(f"All {self._plan.events:,} events are recorded, and nothing waits on either side")
 
@@ -177,6 +181,7 @@ class Story:
         )
 
     def _show(self, look: Look, waited: list[int]) -> None:
+        self._upstream.must_live()
         self._teller.show(look, waited, self._upstream, self._plan.events)
 
 

@@ -6,14 +6,13 @@ import time
 from typing import Final
 
 from per_agent.cli.demo.processes import Processes
-from per_agent.cli.demo.stage import Stage
+from per_agent.cli.demo.stage import Stage, last_line
 from per_agent.cli.exits import ExitCode, Stop
 from per_agent.destinations.http import Upstream as Asked
 from per_agent.errors import Unavailable
 
 _READY: Final = 1.0  # seconds for the answer to one look
 _STOP: Final = 30.0  # seconds; it stores and delivers first
-_LOG_LINE: Final = 300  # characters of its log that are shown
 
 
 class Upstream:
@@ -40,7 +39,7 @@ class Upstream:
         """Whether it takes events. Raises `Stop` where it has ended."""
         assert self._process is not None
         if self._process.poll() is not None:
-            raise Stop(ExitCode.NO, f"the sidecar ended with {self._process.returncode}: {self._last_words()}")
+            raise self._ended()
         asked = Asked("sidecar", self._stage.url, None, timeout=_READY, concurrency=1)
         try:
             ready = asked.ask("GET", "/readyz").status == 200
@@ -69,6 +68,11 @@ class Upstream:
         except subprocess.TimeoutExpired:
             return None
 
+    def must_live(self) -> None:
+        """Raise `Stop` where it has ended, and was neither killed nor stopped here."""
+        if self._process is not None and not self.is_gone and self._process.poll() is not None:
+            raise self._ended()
+
     @property
     def is_gone(self) -> bool:
         """Whether it was killed and does not answer again yet."""
@@ -79,6 +83,9 @@ class Upstream:
         """Seconds that it was gone until now, in all."""
         return self._gone + (0.0 if self._gone_since is None else time.monotonic() - self._gone_since)
 
-    def _last_words(self) -> str:
-        lines = self._stage.sidecar_log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return lines[-1][:_LOG_LINE] if lines else "it said nothing"
+    def _ended(self) -> Stop:
+        assert self._process is not None
+        return Stop(
+            ExitCode.NO,
+            f"the sidecar ended with {self._process.returncode}: {last_line(self._stage.sidecar_log)}",
+        )
