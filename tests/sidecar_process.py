@@ -17,6 +17,14 @@ from waiting import until
 ROOT = Path(__file__).parents[1]
 
 
+# Where coverage is measured, this process is worth counting: most of the sidecar runs nowhere else.
+_COUNTED = (
+    ("-m", "coverage", "run", "--parallel-mode", f"--rcfile={ROOT / 'pyproject.toml'}")
+    if "PER_AGENT_COVERAGE" in os.environ
+    else ()
+)
+
+
 class SidecarProcess:
     """`per-agent run` on a folder of its own; a free port and a Unix socket. Starts and ends as often as wanted.
 
@@ -63,8 +71,18 @@ class SidecarProcess:
         """Start it; return when it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "per_agent.cli", "run", "--config", str(self.config)],
-                env=self.environ,
+                [
+                    sys.executable,
+                    "-W",
+                    "error",
+                    *_COUNTED,
+                    "-m",
+                    "per_agent.cli",
+                    "run",
+                    "--config",
+                    str(self.config),
+                ],
+                env=self.environ | {"COVERAGE_FILE": str(ROOT / ".coverage")},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

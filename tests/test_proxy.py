@@ -383,7 +383,7 @@ def test_a_body_goes_up_while_the_client_still_speaks():
 
     def read(connection, head):
         rest = head.partition(b"\r\n\r\n")[2]
-        parts.append(rest if rest else connection.recv(100))
+        parts.append(rest or connection.recv(100))
         heard.set()
         parts.append(connection.recv(100))
         connection.sendall(OK)
@@ -586,6 +586,46 @@ def test_a_client_that_leaves_within_its_body_takes_its_request_with_it():
             client.sendall(b"POST /api/x HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\nhalf")
             until(lambda: recorder.requests)
         assert recorder.left.wait(20)
+
+
+def test_a_chunked_body_that_breaks_off_is_not_ended_for_the_client():
+    came = bytearray()
+
+    def read(connection, head):
+        came.extend(head)
+        while piece := connection.recv(65536):
+            came.extend(piece)
+
+    with RecorderSocket(read, reads="heads") as recorder, serving(recorder.url, timeout=120.0) as served:
+        with served.connect() as client:
+            client.sendall(CHUNKED.partition(b"6\r\n")[0])
+            until(lambda: b"hello" in came)
+        assert recorder.left.wait(20)
+    assert b"0\r\n\r\n" not in came
+
+
+def test_a_client_that_leaves_within_its_body_and_the_answer_is_not_answered_on(tmp_path):
+    gone = threading.Event()
+
+    def answer_early(connection, _):
+        connection.shutdown(socket.SHUT_RD)  # on a Unix socket, whoever writes is told at once
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        try:
+            while not gone.wait(0.01):
+                connection.sendall(b"4\r\nmore\r\n")
+        except OSError:
+            gone.set()
+
+    path = str(tmp_path / "s")
+    with RecorderSocket(answer_early, path, reads="heads"), serving("unix:" + path) as served:
+        with served.connect() as client:
+            client.sendall(
+                b"POST /api/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2000000\r\n\r\n" + bytes(1_000_000)
+            )
+            received(client, b"more")
+        reached = gone.wait(20)
+        gone.set()
+    assert reached
 
 
 def test_a_client_that_leaves_within_the_answer_is_not_answered_on():

@@ -417,3 +417,13 @@ def test_the_socket_file_of_a_process_that_was_killed_is_replaced(tmp_path):
         assert sidecar.socket.exists()
         sidecar.start()
         assert stat.S_IMODE(sidecar.socket.stat().st_mode) == 0o660
+
+
+@pytest.mark.parametrize("address", ["unix:{socket}", "http://127.0.0.1:{port}", "http://localhost:{port}/"])
+def test_a_sidecar_whose_destination_is_itself_is_refused(tmp_path, address):
+    sidecar = SidecarProcess(tmp_path)
+    url = address.format(socket=sidecar.socket, port=sidecar.port)
+    sidecar.write(f'[destinations.loop]\ntype = "sidecar"\nurl = "{url}"\n')
+    done = run(sidecar.config)
+    assert done.returncode == 2
+    assert "destinations.loop.url" in done.stderr

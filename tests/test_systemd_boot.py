@@ -22,25 +22,20 @@ BOOT = Path(__file__).parent / "boot"
 README = (CHECKOUT / "README.md").read_text()
 
 
-def _missing() -> str | None:
-    """What keeps a machine from being booted here."""
+def _missing(folder: Path) -> str | None:
+    """What keeps a machine from being booted here; *folder* is there to try it in."""
     if os.getuid() != 0:
         return "only root can boot a machine"
-    tools = [
-        tool
-        for tool in ("systemd-nspawn", "systemctl", "unshare", "openssl", "curl")
-        if not shutil.which(tool)
-    ]
-    if tools:
-        return f"not installed: {', '.join(tools)}"
-    mount = "mkdir l u w m && mount -t tmpfs t u && mkdir u/u u/w && mount -t overlay o -o lowerdir=/,upperdir=u/u,workdir=u/w m"
+    tools = ("systemd-nspawn", "systemctl", "unshare", "setpriv", "groupadd", "openssl", "curl")
+    absent = [tool for tool in tools if not shutil.which(tool)]
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    # In a namespace of its own, so that nothing is to be taken down: it goes with the process.
+    layers = "mount -t tmpfs t . && cd $PWD && mkdir u w m && mount -t overlay o -o lowerdir=/,upperdir=u,workdir=w m"
     tried = subprocess.run(
-        ["unshare", "--mount", "bash", "-euc", f'cd "$(mktemp -d)"; trap "rm -rf $PWD" EXIT; {mount}'],
-        capture_output=True,
-        text=True,
-        check=False,
+        ["unshare", "--mount", "sh", "-c", layers], cwd=folder, capture_output=True, text=True, check=False
     )
-    return f"no overlay can be mounted: {tried.stderr}" if tried.returncode else None
+    return f"no overlay can be mounted: {tried.stderr.strip()}" if tried.returncode else None
 
 
 def _commands() -> list[str]:
@@ -52,7 +47,7 @@ def _commands() -> list[str]:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What each part of the scenario saw."""
-    missing = _missing()
+    missing = _missing(tmp_path_factory.mktemp("try"))
     if missing is not None:
         assert os.environ.get("PER_AGENT_BOOT_TEST") != "required", missing
         pytest.skip(missing)
@@ -165,9 +160,10 @@ def test_credentials_arrive_and_an_upstream_is_found_by_name_and_trusted_by_its_
 
 @of("silent_upstream")
 def test_an_upstream_that_never_answers_does_not_trip_the_watchdog(part):
-    assert part["before"]["WatchdogUSec"] == "3s"
+    assert part["before"]["WatchdogUSec"] == "5s"
     assert part["after"] == part["before"]
     assert part["pending"] == 20
+    assert part["took"] < 30, "a restart, within the unit's TimeoutStopSec"
     assert part["users"] == sorted(f"silent-{n}" for n in range(20))
 
 
@@ -177,7 +173,7 @@ def test_a_deadlocked_courier_trips_the_watchdog_and_the_journal_shows_where(par
     assert part["counted"], "once it was started again"
     assert len(set(part["pids"])) == 2
     assert "Watchdog timeout" in part["judged"]
-    assert "in parking_keys" in part["said"]
+    assert "in batch" in part["said"]
 
 
 @of("reload")
@@ -191,10 +187,10 @@ def test_a_reload_changes_a_token_and_a_wrong_configuration_changes_nothing(part
 
 @of("stop")
 def test_a_stop_while_the_upstream_is_down_ends_in_time_with_everything_stored(part):
-    assert part["accepted"] == [[202, 500]] * 4
+    assert part["accepted"] == [[202, 125]] * 4
     assert part["unit"]["Result"] == "success"
     assert (part["unit"]["ActiveState"], part["unit"]["ExecMainStatus"]) == ("inactive", "0")
     assert part["gone"]
     assert part["took"] < 30, "the unit's TimeoutStopSec"
-    assert part["pending"] == part["users"] == 2000
+    assert part["pending"] == part["users"] == 500
     assert (part["not delivered"], part["not counted"]) == ([], [])

@@ -61,7 +61,7 @@ class Per:
 
     @property
     def report_timeout(self) -> float:
-        """Seconds that a report may take, whoever's token it is asked with."""
+        """Seconds that a report may take, whosever token it is asked with."""
         return self._upstream.total * _REPORTING
 
     def authorize(self, activity_token: str, reporting_token: str | None, *, timeout: float) -> None:

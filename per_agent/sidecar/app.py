@@ -59,7 +59,9 @@ class App:
             *metrics.routes(service),
             *openapi.routes(),
         ]
-        self._others = Router(routes)  # a whole Starlette would answer 500 by itself to what it does not know
+        self._others = Router(
+            routes, redirect_slashes=False
+        )  # a whole Starlette would answer 500 by itself to what it does not know
 
     async def __call__(self, scope: Scope, receive: body.Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -73,6 +75,7 @@ class App:
             if hot is not None:
                 await reply.whole(await hot(self._service, scope, given, receive), given)
             else:
+                scope["state"]["passed_on"] = path == "/reports.get" or path.startswith("/api/")
                 scope["app"] = self  # so that the router raises what it would answer by itself
                 await self._cold(path)(scope, self._bounded(receive), reply.send)
         except body.Disconnected:

@@ -9,6 +9,8 @@ from per_agent.sidecar.problems import Problem
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_MEMBERS: Final = 200  # of a gzip body; 8 MiB in blocks of 64 KiB are 128
+_PIECE: Final = 16 * 1024  # bytes that are unpacked at once
 
 
 class Disconnected(Exception):
@@ -73,15 +75,21 @@ async def _rest(receive: Receive, body: bytearray, limit: int) -> bytes:
 def _unpack(packed: bytes, limit: int) -> bytes:
     """What *packed* holds, of one gzip member or several. Never makes more than *limit* bytes of it."""
     unpacked = bytearray()
-    try:
-        while packed:
-            member = zlib.decompressobj(_GZIP)
-            unpacked += member.decompress(packed, limit + 1 - len(unpacked))
+    at = 0
+    for _ in range(_MEMBERS + 1):
+        if at == len(packed):
+            return bytes(unpacked)
+        member = zlib.decompressobj(_GZIP)
+        while not member.eof:
+            # In pieces: what follows a member is copied, and the rest of the whole would be, for each of many.
+            piece = packed[at : at + _PIECE]
+            if not piece:
+                raise Problem(400, "the gzip body ends too early")
+            try:
+                unpacked += member.decompress(piece, limit + 1 - len(unpacked))
+            except zlib.error:
+                raise Problem(400, "the body is not gzip, though its content-encoding says so") from None
             if len(unpacked) > limit:
                 raise too_large(limit)
-            if not member.eof:
-                raise Problem(400, "the gzip body ends too early")
-            packed = member.unused_data
-    except zlib.error:
-        raise Problem(400, "the body is not gzip, though its content-encoding says so") from None
-    return bytes(unpacked)
+            at += len(piece) - len(member.unused_data)
+    raise Problem(400, f"the gzip body has more than {_MEMBERS} members")

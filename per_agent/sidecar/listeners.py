@@ -6,7 +6,7 @@ import resource
 import shutil
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -44,11 +44,16 @@ def opened(settings: Settings, environ: Mapping[str, str]) -> list[socket.socket
     return made
 
 
-def close(sockets: list[socket.socket]) -> None:
-    """Close *sockets*, and remove the files of those that were made here."""
+def close(sockets: Iterable[socket.socket]) -> None:
+    """Close *sockets*, and remove the files of those that were made here. May be called again."""
     for each in sockets:
         _remove_file(each)
         each.close()
+
+
+def made_here(sockets: Iterable[socket.socket]) -> list[socket.socket]:
+    """Those of *sockets* that no successor gets: who connects to them while nobody accepts waits in vain."""
+    return [each for each in sockets if isinstance(each, _Made)]
 
 
 def name(listener: socket.socket) -> str:
@@ -61,7 +66,11 @@ def name(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
-class _Unix(socket.socket):
+class _Made(socket.socket):
+    """A listener that was made here, and not inherited."""
+
+
+class _Unix(_Made):
     """A Unix socket whose file is ours to remove: it was made here, and is still the one that was made."""
 
     made: os.stat_result
@@ -126,7 +135,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _remove_file(listener: socket.socket) -> None:
-    if not isinstance(listener, _Unix):
+    if not isinstance(listener, _Unix) or listener.fileno() < 0:
         return
     path = Path(os.fsdecode(listener.getsockname()))
     try:
@@ -142,7 +151,7 @@ def _tcp(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigError(f"sidecar.listen: {host} cannot be looked up: {error.strerror}") from None
     family, kind, protocol, _, address = found[0]
-    made = socket.socket(family, kind, protocol)
+    made = _Made(family, kind, protocol)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)

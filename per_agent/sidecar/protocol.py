@@ -1,25 +1,33 @@
 """uvicorn's HTTP protocol, with bounds on what a sender may do to it.
 
-uvicorn takes headers of any length and waits for a sender for ever. Here the head of a request is bounded in
-bytes and in number, a request must arrive within a time, an answer must be read within one, and connections
-are counted. A refusal is answered, and the connection then lingers for a moment: to close it on unread bytes
-would reset it, and the answer with it.
+uvicorn takes headers of any length, any number of requests ahead of their answers, and waits for a sender for
+ever. Here the head of a request is bounded in bytes and in number, a request must arrive within a time, an answer
+must be read within one, and connections are counted. A refusal is answered after all that came before it was,
+and the connection then lingers for a moment: to close it on unread bytes would reset it, and the answer with it.
+
+A client may offer another protocol, and every Java client does (`Upgrade: h2c`); it does without, which is what the
+offer allows for. The parser, though, takes such a request for one without a body, and would read the body as the
+next request (https://github.com/MagicStack/httptools/issues/124): a second parser, which is told of no offer, reads
+on from there.
 
 A stop is gentle: a connection that is idle, or so new that its request is still to come, is given a moment,
 and its next request is answered with `Connection: close`; only then is it closed.
 """
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from per_agent.sidecar.transport import Corked, Flow
+
 MAX_HEAD: Final = 64 * 1024  # bytes of the request line and all headers; ids of an activity may stand there
 MAX_URL: Final = 32 * 1024
 MAX_HEADERS: Final = 100
+MAX_AHEAD: Final = 100  # requests that a client may send ahead of its answers
 DRAIN: Final = 1.0
 """Seconds that an idle connection is given at a stop: a client that asks steadily asks once more, and is told."""
 _LINGER: Final = 1.0  # seconds between a refusal and the end of its connection
@@ -42,41 +50,6 @@ class Bounds:
         self.refused = 0
 
 
-class _Corked:
-    """A transport that sends an answer's head with what follows in the same breath: one system call, not two."""
-
-    __slots__ = ("_held", "_loop", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held = b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if self._held:
-            self._transport.write(self._held + data)
-            self._held = b""
-        else:
-            self._held = data
-            self._loop.call_soon(self._flush)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def write_eof(self) -> None:
-        self._flush()
-        self._transport.write_eof()
-
-    def _flush(self) -> None:
-        if self._held:
-            self._transport.write(self._held)
-            self._held = b""
-
-
 class Protocol(HttpToolsProtocol):
     """One connection. *state* goes to the application with each request as `scope["state"]`."""
 
@@ -85,7 +58,9 @@ class Protocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, state)
         self._bounds = bounds
-        self._head = 0  # bytes that came of a head that is not whole; -1 in a body
+        self._stage: Literal["idle", "head", "body", "replay"] = "idle"  # of the request that is arriving
+        self._skips_body = False  # the parser does, because another protocol is offered
+        self._untold = 0  # bytes that the parser has taken and told nothing of: a head, a trailer
         self._fields = 0  # bytes of the header fields so far
         self._refusal: tuple[int, str] | None = None
         self._refused = False
@@ -95,7 +70,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        self.transport = _Corked(transport, self.loop)  # type: ignore[assignment]  # it delegates all else
+        self.transport = Corked(transport, self.loop)  # type: ignore[assignment]  # it delegates all else
+        self.flow = Flow(transport, self.pipeline)
         self._since = self.loop.time()
         if len(self.connections) > self._bounds.connections:
             self._refuse(503, "too many connections are open")
@@ -113,28 +89,51 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._since is None:
             self._since = self.loop.time()
-        if self._head >= 0:
-            # Looked at before the parser is fed: it gathers a header's value, however long, before it tells.
-            if self._head > MAX_HEAD:
-                self._refuse(431, "the request's head is too large")
+        # Looked at before the parser is fed: it gathers a header's value, however long, before it tells.
+        if self._untold > MAX_HEAD:
+            self._refuse(431, "the request's head is too large")
+            return
+        self._untold += len(data)
+        while data or self._skips_body:
+            try:
+                if self._skips_body:
+                    self._replay()
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offered:
+                data = data[offered.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse(*(self._refusal or (400, "this is not HTTP/1.1")))
                 return
-            self._head += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, "no upgrade is known here")
-        except httptools.HttpParserError:
-            self._refuse(*(self._refusal or (400, "this is not HTTP/1.1")))
+            else:
+                return
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for it, uvicorn gives none
+        """The client sends no more; whether it still gets an answer: it does where its request is whole."""
+        if not self._answering or (self._stage != "idle" and not self._refused):
+            return False
+        self.cycle.keep_alive = False
+        self.loop.call_soon(self._leave)  # after the application has begun
+        return True
+
+    def _leave(self) -> None:
+        # Whether the client is gone or only silent does not show. An upstream is not kept busy for the former.
+        if self.cycle.scope["state"].get("passed_on"):
+            self.transport.close()
 
     # The parser's calls
 
     def on_message_begin(self) -> None:
+        if self._stage == "replay":
+            return
         super().on_message_begin()
+        self._stage = "head"
         self._fields = 0
         if self._since is None:  # one that was pipelined
             self._since = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
+        if self._stage == "replay":
+            return
         super().on_url(url)
         if len(self.url) > MAX_URL:
             self._give_up(414, "the URL is too long")
@@ -145,18 +144,46 @@ class Protocol(HttpToolsProtocol):
             self._give_up(
                 431, f"the headers are too many or too long: {MAX_HEADERS} of {MAX_HEAD} bytes are taken"
             )
-        super().on_header(name, value)
+        if self._stage == "head":  # a trailer is no header: what was let in must not change afterwards
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head = -1
+        if self._stage == "replay":
+            self._stage = "body"
+            return
+        if len(self.pipeline) >= MAX_AHEAD:
+            self._give_up(503, "too many requests were sent ahead of their answers")
         super().on_headers_complete()
-        if self._bounds.draining:
+        self._stage = "body"
+        self._untold = 0
+        self._skips_body = self.parser.should_upgrade() and bool(self._framing())
+        # A client that asks before it sends a body may not send it after another answer: what follows is unclear.
+        if self._bounds.draining or self.expect_100_continue:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        self._untold = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._head = 0
+        if self._skips_body:
+            return
+        self._stage = "idle"
+        self._untold = 0
         self._since = None
         super().on_message_complete()
+
+    def _framing(self) -> list[tuple[bytes, bytes]]:
+        """The headers that say where the body ends; none where there is no body."""
+        return [each for each in self.headers if each[0] in (b"content-length", b"transfer-encoding")]
+
+    def _replay(self) -> None:
+        """Let a new parser read the body that the old one skipped, and what follows."""
+        self._skips_body = False
+        self._stage = "replay"
+        self.parser = httptools.HttpRequestParser(self)
+        fields = b"".join(b"%s: %s\r\n" % each for each in self._framing())
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + fields + b"\r\n")
 
     def _give_up(self, status: int, words: str) -> None:
         self._refusal = (status, words)
@@ -168,7 +195,7 @@ class Protocol(HttpToolsProtocol):
         """Called every second or so with the loop's clock: refuse what takes too long to come, or to be read."""
         patience = self._bounds.request_timeout
         if self._since is not None and now - self._since > patience and not self._refused:
-            if self._head == 0:
+            if self._stage == "idle":
                 self.transport.close()  # it was opened, and never said a word
             else:
                 self._refuse(408, "the request took too long to arrive")
@@ -184,19 +211,35 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _refuse(self, status: int, words: str) -> None:
-        """Answer before the application sees anything, and close."""
+        """Answer what is arriving before the application sees it, and close; after the answers that are owed."""
         self._refused = True
+        self._refusal = status, words
         self._since = None
         self._bounds.refused += 1
-        if self.transport.is_closing():
-            return
-        if self._answering:
-            # The application learns that its client is gone.
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            if self.cycle.response_started:
+        owed = self._answering
+        if self._stage in ("body", "replay"):  # its head was good, so the application has it, or will have it
+            cycle = self.cycle
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:  # it did not wait for the body
                 self.transport.close()
                 return
+            owed = bool(self.pipeline)
+            if owed:
+                self.pipeline.popleft()
+        if not owed:
+            self._tell_refusal(status, words)
+
+    def on_response_complete(self) -> None:
+        was_last = not self.pipeline
+        super().on_response_complete()
+        if was_last and self._refused and self._refusal is not None:
+            self._unset_keepalive_if_required()
+            self._tell_refusal(*self._refusal)
+
+    def _tell_refusal(self, status: int, words: str) -> None:
+        if self.transport.is_closing():
+            return
         retry = b"retry-after: 1\r\n" if status == 503 else b""
         self.transport.write(
             STATUS_LINE[status]

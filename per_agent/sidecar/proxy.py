@@ -271,9 +271,9 @@ def _downward(headers: Iterable[tuple[bytes, bytes]], status: int) -> Headers:
 
 
 def _named(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """The headers that `Connection` names, and so are for the neighbour only. How long a body is, is not."""
+    """The headers that `Connection` names, and so are for the neighbour only."""
     listed = (value.lower().split(b",") for name, value in headers if name == b"connection")
-    return frozenset(token.strip() for tokens in listed for token in tokens) - {b"content-length"}
+    return frozenset(token.strip() for tokens in listed for token in tokens)
 
 
 def _brings_own(headers: Headers, query: bytes) -> bool:

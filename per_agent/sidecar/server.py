@@ -1,8 +1,9 @@
 """The sidecar as a process: it starts, listens, minds signals, drains and stops.
 
 Order of starting: the sockets, the token, the spool; only then is the service manager told that all is ready.
-Order of stopping: no connection is accepted any more (those who come wait in the socket, where systemd holds
-it); connections are answered and closed; what can be delivered in time is; the rest is stored.
+Order of stopping: no connection is accepted any more (those who come wait in the socket where systemd holds
+it, and are refused at once where it was made here); connections are answered and closed; what can be delivered
+in time is; the rest is stored.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from email.utils import formatdate
 from functools import partial
 from typing import Any, Final
@@ -23,11 +24,11 @@ from uvicorn.server import ServerState
 from per_agent.agent import Agent
 from per_agent.errors import ConfigError
 from per_agent.log import Log
-from per_agent.settings import Settings, SidecarDestinationSettings, socket_path, token_path
+from per_agent.settings import Settings, SidecarDestinationSettings, token_path
 from per_agent.sidecar import listeners, log
 from per_agent.sidecar.access import Access
 from per_agent.sidecar.app import App
-from per_agent.sidecar.protocol import Bounds, Protocol
+from per_agent.sidecar.protocol import DRAIN, Bounds, Protocol
 from per_agent.sidecar.service import Service
 from per_agent.sidecar.systemd import Notifier, inherited, watchdog_interval
 from per_agent.sidecar.token import token_of
@@ -36,6 +37,7 @@ Reload = Callable[[], Settings]
 
 _TICK: Final = 1.0  # seconds
 _LOOK: Final = 0.02  # seconds between looks, while stopping
+_ANSWER: Final = 2 * DRAIN  # seconds that connections have at least to be answered and closed, while stopping
 _STORE: Final = 15.0  # seconds that storing may take at the end, as the service manager is told
 _FIXED: Final = ("unix_socket", "unix_mode", "unix_group", "listen", "allow_remote")
 """Settings of the sidecar that are looked at once, at the start."""
@@ -49,7 +51,6 @@ def run(settings: Settings, environ: Mapping[str, str], reload: Reload | None = 
     """
     log.configure(settings, sys.stderr, environ)
     fitting = _for_requests(settings)
-    _refuse_loop(fitting, environ)
     return serve(Agent.from_settings(fitting), fitting, environ, reload)
 
 
@@ -61,6 +62,7 @@ def serve(agent: Agent, settings: Settings, environ: Mapping[str, str], reload: 
         log.hide(token)
         service = Service(agent, settings, Access(token, settings))
         service.listeners = tuple(map(listeners.name, sockets))
+        _refuse_loop(settings, service.listeners)
         listeners.make_room(settings.sidecar.max_connections)
         agent.start(wait=True)
         server = _Server(service, sockets, environ, reload)
@@ -78,14 +80,15 @@ def _for_requests(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, intake=intake)
 
 
-def _refuse_loop(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError` where a destination of this sidecar is this sidecar: its events would go round for ever."""
-    own = {f"unix:{socket_path(settings, environ)}"}
-    if settings.sidecar.address is not None:
-        host, port = settings.sidecar.address
-        own |= {f"http://{each}:{port}" for each in (host, "localhost", "127.0.0.1", "[::1]")}
+def _refuse_loop(settings: Settings, own: Collection[str]) -> None:
+    """Raise `ConfigError` where a destination is this sidecar, which listens on *own*: events would go round."""
+    ports = {each.rpartition(":")[2] for each in own if each.startswith("http://")}
+    aliases = {f"http://{host}:{port}" for port in ports for host in ("localhost", "127.0.0.1", "[::1]")}
     for name, destination in settings.destinations.items():
-        if isinstance(destination, SidecarDestinationSettings) and destination.url.rstrip("/") in own:
+        if isinstance(destination, SidecarDestinationSettings) and destination.url.rstrip("/") in {
+            *own,
+            *aliases,
+        }:
             raise ConfigError(
                 f"destinations.{name}.url: is this sidecar itself: its events would go round for ever"
             )
@@ -258,14 +261,18 @@ class _Server:
         deadline = time.monotonic() + patience
         self._log.info("stopping")
         self._notifier.stopping("storing and delivering")
-        self._notifier.extend(patience + _STORE)
+        self._notifier.extend(max(patience, _ANSWER) + _STORE)
         self._service.draining = self._bounds.draining = True
         for each in accepting:
             each.close()
+        listeners.close(listeners.made_here(self._sockets))
         connections = self._state.connections
         for connection in list(connections):
             connection.shutdown()
-        await self._until(lambda: not (connections or self._state.tasks), deadline)
+        # However little time there is for delivering: who was let in is answered.
+        await self._until(
+            lambda: not (connections or self._state.tasks), max(deadline, time.monotonic() + _ANSWER)
+        )
         for connection in list(connections):
             connection.transport.abort()
         await self._app.close()

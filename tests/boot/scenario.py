@@ -131,50 +131,48 @@ def credentials() -> dict[str, object]:
         "with the one before": clients.once(clients.tcp(), "POST", "/v1/events", event, made)[0],
     }
     service.until(lambda: service.pending("per") == 0)
-    return seen | {"authorizations": sorted(UPSTREAM.authorizations), "users": UPSTREAM.users}
+    return seen | {"authorizations": sorted(UPSTREAM.authorizations), "users": list(UPSTREAM.users)}
 
 
 def silent_upstream() -> dict[str, object]:
-    """An upstream that takes requests and never answers, for several times the watchdog's interval."""
-    service.drop_in("watchdog", "[Service]\nWatchdogSec=3\n")
-    service.run("systemctl", "restart", "per-agent.service")
-    before = service.shown("MainPID", "NRestarts", "WatchdogUSec")
-    UPSTREAM.silence()
-    asked = UPSTREAM.asked
-    for n in range(20):
-        clients.once(clients.unix(), "POST", "/v1/events", clients.activity(f"silent-{n}"))
-    service.until(lambda: UPSTREAM.asked > asked)
-    time.sleep(12)  # the time is the experiment
-    seen = {"before": before, "after": service.shown("MainPID", "NRestarts", "WatchdogUSec")}
-    seen["pending"] = service.pending("per")
-    UPSTREAM.speak()
-    service.until(lambda: service.pending("per") == 0)
-    return seen | {"users": sorted(user for user in set(UPSTREAM.users) if user.startswith("silent-"))}
+    """An upstream that takes requests and never answers, for several times the watchdog's interval, and a restart."""
+    with service.drop_in("WatchdogSec=5"):
+        before = service.shown("MainPID", "NRestarts", "WatchdogUSec")
+        UPSTREAM.silence()
+        asked = UPSTREAM.asked
+        for n in range(20):
+            clients.once(clients.unix(), "POST", "/v1/events", clients.activity(f"silent-{n}"))
+        service.until(lambda: UPSTREAM.asked > asked)
+        time.sleep(16)  # the time is the experiment
+        after = service.shown("MainPID", "NRestarts", "WatchdogUSec")
+        pending = service.pending("per")
+        began = time.monotonic()
+        service.run("systemctl", "restart", "per-agent.service")
+        took = time.monotonic() - began
+        UPSTREAM.speak()
+        service.until(lambda: service.pending("per") == 0)
+    users = sorted({user for user in UPSTREAM.users if user.startswith("silent-")})
+    return {"before": before, "after": after, "pending": pending, "took": took, "users": users}
 
 
 def wedge() -> dict[str, object]:
     """A courier whose thread deadlocks."""
-    service.drop_in(
-        "wedged",
-        "[Service]\nBindReadOnlyPaths=/srv/scenario\nExecStart=\n"
-        "ExecStart=/opt/per-agent/bin/python /srv/scenario/wedged.py\n",
-    )
-    service.run("systemctl", "restart", "per-agent.service")
-    before, number = service.restarts(), service.pid()
-    (service.DATA / "wedge").touch()
-    answer = clients.once(clients.unix(), "POST", "/v1/events?wait=stored", clients.activity("wedge"))
-    service.until(lambda: service.restarts() > before)
-    seen = {
+    program = "ExecStart=\nExecStart=/opt/per-agent/bin/python /srv/scenario/wedged.py"
+    with service.drop_in(f"WatchdogSec=5\nBindReadOnlyPaths=/srv/scenario\n{program}"):
+        before, number = service.restarts(), service.pid()
+        (service.DATA / "wedge").touch()
+        answer = clients.once(clients.unix(), "POST", "/v1/events?wait=stored", clients.activity("wedge"))
+        service.until(lambda: service.restarts() > before)
+        counted = "wedge" in service.counted()
+        pids = [number, service.pid()]
+    said = ("journalctl", "--boot", "--output=cat")
+    return {
         "stored": answer,
-        "counted": "wedge" in service.counted(),
-        "pids": [number, service.pid()],
-        "said": service.run("journalctl", "--boot", "--unit=per-agent", f"_PID={number}", "--output=cat"),
-        "judged": service.run("journalctl", "--boot", "--unit=per-agent", "_PID=1", "--output=cat"),
+        "counted": counted,
+        "pids": pids,
+        "said": service.run(*said, f"_PID={number}"),
+        "judged": service.run(*said, "--unit=per-agent", "_PID=1"),
     }
-    service.drop_in("wedged", None)
-    service.drop_in("watchdog", None)
-    service.run("systemctl", "restart", "per-agent.service")
-    return seen
 
 
 def reload() -> dict[str, object]:
@@ -209,12 +207,12 @@ def reload() -> dict[str, object]:
 def stop() -> dict[str, object]:
     """A stop while the upstream is down, with much that is only just accepted."""
     UPSTREAM.end()
-    users = [f"stop-{n}" for n in range(2000)]
+    users = [f"stop-{n}" for n in range(500)]
     answers = [
         clients.once(
-            clients.unix(), "POST", "/v1/events", [clients.activity(user) for user in users[at : at + 500]]
+            clients.unix(), "POST", "/v1/events", [clients.activity(user) for user in users[at : at + 125]]
         )
-        for at in range(0, len(users), 500)
+        for at in range(0, len(users), 125)
     ]
     number, began = service.pid(), time.monotonic()
     service.run("systemctl", "stop", "per-agent.socket", "per-agent.service")

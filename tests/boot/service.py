@@ -1,8 +1,10 @@
 """The service as an administrator sees it: systemctl, the configuration, the files that it keeps."""
 
+import os
 import sqlite3
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import clients
@@ -15,7 +17,10 @@ COMMAND = "/opt/per-agent/bin/per-agent"
 
 def run(*arguments: object, status: int | None = 0) -> str:
     """What a command says. Raises where it does not end with *status*; None takes any."""
-    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=120, check=False)
+    environ = os.environ | {"HOME": "/root"}  # as who installs it has
+    done = subprocess.run(
+        list(map(str, arguments)), capture_output=True, text=True, timeout=120, check=False, env=environ
+    )
     if status is not None and done.returncode != status:
         raise RuntimeError(f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}")
     return done.stdout + done.stderr
@@ -39,15 +44,20 @@ def configure(text: str) -> None:
     CONFIG.write_text(text)
 
 
-def drop_in(name: str, text: str | None) -> None:
-    """Write the drop-in *name*, or remove it; in force with the next start."""
+@contextmanager
+def drop_in(text: str):
+    """The service, started again with *text* in its unit; and again without it at the end."""
+    file = DROP_INS / "scenario.conf"
     DROP_INS.mkdir(exist_ok=True)
-    path = DROP_INS / f"{name}.conf"
-    if text is None:
-        path.unlink()
-    else:
-        path.write_text(text)
+    file.write_text(f"[Service]\n{text}\n")
     run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "per-agent.service")
+    try:
+        yield
+    finally:
+        file.unlink()
+        run("systemctl", "daemon-reload")
+        run("systemctl", "restart", "per-agent.service")
 
 
 def until(condition, timeout: float = 60):

@@ -3,29 +3,28 @@
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 from per_agent import Agent, Ledger
-from per_agent.event import Event
 from per_agent.settings import load
 from per_agent.sidecar.server import serve
 
 
 class Deadlocking(Ledger):
-    """The ledger; but its courier's thread waits for a lock that nobody will release."""
+    """The ledger; but the courier's thread, when it asks how much may be sent at once, waits for ever for a lock."""
 
     def __init__(self, wedge: Path) -> None:
         super().__init__()
         self._wedge = wedge
         self._held = threading.Lock()
 
-    def parking_keys(self, event: Event) -> Sequence[str]:
+    @property
+    def batch(self) -> int:
         if self._wedge.exists():
             self._wedge.unlink()
             self._held.acquire()
             self._held.acquire()
-        return super().parking_keys(event)
+        return 100
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ def show(console: Console, verdict: Verdict) -> None:
         *_said_twice(verdict),
     ):
         console.print()
-        console.print(shown, soft_wrap=isinstance(shown, Text))
+        console.print(shown, soft_wrap=not console.is_terminal)
     console.print()
     for check in verdict.checks:
         mark = Text(" yes ", "black on green") if check.kept else Text(" NO  ", "white on red")
-        console.print(Text.assemble(mark, f" {check.promise}: {check.found}"), soft_wrap=True)
+        words = Text.assemble(mark, f" {check.promise}: {check.found}")
+        console.print(words, soft_wrap=not console.is_terminal)
     console.print()
 
 
@@ -39,10 +40,10 @@ def _said_twice(verdict: Verdict) -> list[Text]:
         return []
     return [
         Text(
-            f"{_activities(verdict.again)} came twice: a kill hit before anybody was told that they were safe, so"
-            " they were recorded or sent again. Per's form carries no identifier, so a repeat gets a new"
-            " transaction id, and the unique users, which Per counts, stay the same. Meter events carry one, and"
-            " count once.",
+            f"Activities that came again: {verdict.again:,}. A kill hit before anybody was told that they are safe,"
+            " so they were recorded or sent once more. Per's form carries no identifier: a repeat gets a new"
+            " transaction id, and unique users, which is what Per counts, stay the same. Meter events carry one,"
+            " and count once.",
             "dim",
         )
     ]
@@ -73,7 +74,3 @@ def as_dict(plan: Plan, folder: Path, verdict: Verdict) -> dict[str, Any]:
             for side, books in (("application", evidence.application), ("sidecar", evidence.sidecar))
         },
     }
-
-
-def _activities(number: int) -> str:
-    return "1 activity" if number == 1 else f"{number:,} activities"

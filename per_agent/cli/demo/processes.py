@@ -66,8 +66,8 @@ class Processes:
             process.kill()
         for process in self._started:
             process.wait(_REAPED)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # it is what signal() gave
+        for changed, handler in self._before.items():
+            signal.signal(changed, handler)  # type: ignore[arg-type]  # it is what signal() gave
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         self._told = number

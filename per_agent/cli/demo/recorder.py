@@ -19,6 +19,7 @@ COMMAND: Final = "demo-recorder"
 _BATCH: Final = 20  # events between two breaths
 _UNDER_WAY: Final = 40  # receipts not yet stored: those are what the kill is about
 _DELIVER: Final = 120.0  # seconds at the end
+_BREATH: Final = 0.5  # seconds of it between two notes
 
 
 class Notes:
@@ -102,7 +103,9 @@ def record(
         kept.retried(_retries(agent))
         time.sleep(max(0.0, pause - (time.monotonic() - began)))
     _note_stored(kept, under_way, 0)
-    agent.flush(_DELIVER)
+    deadline = time.monotonic() + _DELIVER
+    while not agent.flush(_BREATH) and time.monotonic() < deadline:
+        kept.retried(_retries(agent))
     kept.retried(_retries(agent))
     agent.close()
 

@@ -1,4 +1,4 @@
-"""`Stage`: where the demo plays: one folder, in it the application's side and the sidecar's, each with its configuration."""
+"""`Stage`: the folder where the demo plays: the application's side and the sidecar's, each with a configuration."""
 
 import secrets
 import shutil
@@ -12,7 +12,7 @@ from typing import Final
 from per_agent.agent import Agent
 from per_agent.agent.overview import Overview, overview
 from per_agent.cli.exits import ExitCode, Stop
-from per_agent.errors import ConfigError
+from per_agent.errors import ConfigError, UpstreamError
 from per_agent.settings.address import check_socket
 
 DESTINATIONS: Final = ("per", "payment_kit")
@@ -21,6 +21,8 @@ DESTINATIONS: Final = ("per", "payment_kit")
 # Below the ports that the kernel gives to outgoing connections: the application goes on connecting while nobody
 # listens, and could otherwise be given that very port, and so talk to itself.
 _PORTS: Final = range(20_000, 32_000)
+_PREFIX: Final = "per-agent-demo-"
+_SHORT: Final = "/tmp"  # noqa: S108  (the folder in it is made for this user only)
 _TRIES: Final = 100
 _LOG_LINE: Final = 300  # characters of a log that are shown
 
@@ -84,10 +86,15 @@ class Stage:
 
     @contextmanager
     def upstreams(self) -> Iterator[Agent]:
-        """An agent for the application's passthrough calls, which go to the sidecar over HTTP. Starts nothing."""
+        """An agent for the application's passthrough calls, which go to the sidecar over HTTP. Starts nothing.
+
+        Raises `Stop` where the sidecar does not answer one within the block, or says no.
+        """
         agent = Agent.from_config(self.application_config, {})
         try:
             yield agent
+        except UpstreamError as error:
+            raise Stop(ExitCode.NO, f"the sidecar does not answer as it should: {error}") from error
         finally:
             agent.close(0)
 
@@ -108,19 +115,30 @@ def folder(named: Path | None, *, keep: bool) -> Iterator[Path]:
     if named is not None:
         if named.exists() and (not named.is_dir() or any(named.iterdir())):
             raise Stop(ExitCode.USAGE, f"--data-dir: {named} is in use; the demo wants a folder of its own")
-        try:
-            check_socket(named / "sidecar" / "agent.sock")
-        except ConfigError as error:
-            raise Stop(ExitCode.USAGE, f"--data-dir: a Unix socket is to lie in it: {error}") from None
+        problem = _socket_problem(named)
+        if problem is not None:
+            raise Stop(ExitCode.USAGE, f"--data-dir: a Unix socket is to lie in it: {problem}")
         named.mkdir(mode=0o700, parents=True, exist_ok=True)
         yield named
         return
-    made = Path(tempfile.mkdtemp(prefix="per-agent-demo-"))
+    made = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    if _socket_problem(made) is not None:
+        made.rmdir()
+        made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_SHORT))
     try:
         yield made
     finally:
         if not keep:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def _socket_problem(place: Path) -> str | None:
+    """What keeps the sidecar's socket from lying in *place*: its path may be too long for the kernel."""
+    try:
+        check_socket(place / "sidecar" / "agent.sock")
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _write(path: Path, content: str) -> None:

@@ -24,8 +24,8 @@ _KILL_AT: Final = 0.4
 _BACK_AT: Final = 0.5
 
 _SETTLED: Final = 1.0  # seconds; a queue that holds nothing older is worked off
-_PATIENCE: Final = 120.0  # seconds beyond the time for recording
-_SLOWEST: Final = 50  # events a second that even a busy machine gets through
+_PATIENCE: Final = 90.0  # seconds beyond the time for recording
+_SLOWEST: Final = 100  # events a second that even a busy machine gets through
 
 
 class Incidents(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,9 +127,7 @@ class Story:
         """Both come back, and all is delivered."""
         tell = self._teller.step
         second = self._record()
-        tell(
-            f"A new process takes over the queue that was left, and records the rest (process {second.pid})"
-        )
+        tell(f"A new process takes over the queue that was left, and records the rest (process {second.pid})")
         self._teller.note(
             "What was under way when the kill hit was not promised yet, stored or not: it is recorded again,"
             " under its identifier."
@@ -169,9 +167,7 @@ class Story:
         self._watch.until(lambda _: self._upstream.is_ready(), "the sidecar's start")
 
     def _record(self) -> "subprocess.Popen[bytes]":
-        words = recorder.words(
-            self._plan, self._stage.application_config, self._seconds, self._stage.notes
-        )
+        words = recorder.words(self._plan, self._stage.application_config, self._seconds, self._stage.notes)
         return self._processes.start(*words, log=self._stage.application_log)
 
     def _until_recorded(self, share: float, process: "subprocess.Popen[bytes]") -> Look:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Final
 
 from rich import box
@@ -17,12 +18,13 @@ from per_agent.cli.console import count, plain, span
 from per_agent.cli.demo.upstream import Upstream
 from per_agent.cli.demo.watch import Look, Queue
 
-_NOTE_EVERY: Final = 2.5  # seconds, where no terminal shows it live
+_NOTE_AFTER: Final = 2.5  # seconds, where no terminal shows it live; then after twice as many each time
 _A_QUEUE: Final = 1.0  # seconds; what has waited for less is on its way
-_CURVE: Final = 60  # columns
+_CURVE: Final = 50  # columns
 _HEIGHTS: Final = "▁▂▃▄▅▆▇█"
 _STATES: Final = {"open": "green", "retrying": "yellow", "halted": "red"}
 _INDENT: Final = (0, 0, 0, 3)
+_BESIDE: Final = 64  # columns that the live display takes beside a state
 
 
 class Teller:
@@ -32,22 +34,25 @@ class Teller:
         self.console = console
         self._steps = 0
         self._live: Live | None = None
-        self._noted_at = time.monotonic()
+        self._note_at = 0.0
+        self._pause = _NOTE_AFTER
 
     def step(self, words: str) -> None:
         """What happens next, or just happened."""
         self._steps += 1
-        self._say(Text.assemble((f"{self._steps}. ", "bold cyan"), words))
-        self._noted_at = time.monotonic()
+        self._say(Text(f"{self._steps}.", "bold cyan"), Text(words))
+        self._pause = _NOTE_AFTER
+        self._note_at = time.monotonic() + self._pause
 
     def note(self, words: str) -> None:
         """What is worth knowing about the step."""
-        self._say(Text(f"   {words}", "dim"))
+        self._say(Text("  "), Text(words, "dim"))
 
     def curve(self, waited: Sequence[int]) -> None:
         """How the queue grew and drained, on one line."""
         if not self.console.options.ascii_only:
-            self._say(Text.assemble("   ", (_curve(waited), "cyan"), f"  the queue, {max(waited):,} at most"))
+            most = f" {max(waited, default=0):,} waited at most"
+            self._say(Text("  "), Text.assemble((_curve(waited), "cyan"), most))
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -65,36 +70,43 @@ class Teller:
     def show(self, look: Look, waited: Sequence[int], upstream: Upstream, events: int) -> None:
         """What there is to see at this moment; *events* are to be recorded in all."""
         if self._live is not None:
-            self._live.update(_view(look, waited, upstream, events), refresh=True)
-        elif look.oldest > _A_QUEUE and time.monotonic() - self._noted_at > _NOTE_EVERY:
-            self._noted_at = time.monotonic()
+            view = _view(look, waited, upstream, events, self.console.width)
+            self._live.update(view, refresh=True)
+        elif look.oldest > _A_QUEUE and time.monotonic() > self._note_at:
+            self._pause *= 2
+            self._note_at = time.monotonic() + self._pause
             queues = ", ".join(f"{queue.name} {queue.pending:,}" for queue in look.application)
             self.note(
                 f"{count(look.waiting, 'event')} on the disk ({queues}), the oldest for {span(look.oldest)};"
                 f" the upstream is {'gone' if upstream.is_gone else 'there'}"
             )
 
-    def _say(self, words: Text) -> None:
-        self.console.print(words, soft_wrap=True)
+    def _say(self, mark: Text, words: Text) -> None:
+        if self.console.is_terminal:
+            line = Table.grid(padding=(0, 1, 0, 0))
+            line.add_row(mark, words)
+            self.console.print(line)
+        else:  # what is piped to grep must not be wrapped
+            self.console.print(Text(" ").join((mark, words)), soft_wrap=True)
 
 
-def _view(look: Look, waited: Sequence[int], upstream: Upstream, events: int) -> RenderableType:
+def _view(look: Look, waited: Sequence[int], upstream: Upstream, events: int, width: int) -> RenderableType:
     recorded = Table.grid(padding=(0, 1))
     recorded.add_row(
         "recorded", ProgressBar(events, look.recorded, width=40), f"{look.recorded:,} of {events:,}"
     )
     queues = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    queues.add_column("on the disk of", no_wrap=True)
-    queues.add_column("state", no_wrap=True, overflow="ellipsis", min_width=18, max_width=34)
+    queues.add_column("on the disk of", no_wrap=True, min_width=24)
+    queues.add_column("state", no_wrap=True, overflow="ellipsis", width=max(12, min(34, width - _BESIDE)))
     for name in ("pending", "oldest", "delivered"):
-        queues.add_column(name, justify="right", no_wrap=True)
+        queues.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for queue in look.application:
-        queues.add_row(*_cells(f"application, for {queue.name}", _state(queue), queue))
+        queues.add_row(*_cells(f"application: {queue.name}", _state(queue), queue))
     gone = Text(f"killed {span(upstream.gone)} ago", "bold red") if upstream.is_gone else None
     for queue in look.sidecar:
-        queues.add_row(*_cells(f"upstream, for its {queue.name}", gone or _state(queue), queue))
-    queue = Text.assemble("queue    ", (_curve(waited), "cyan"), f" {look.waiting:,}")
-    return Padding(Group(Text(), recorded, queues, queue), _INDENT)
+        queues.add_row(*_cells(f"upstream: {queue.name}", gone or _state(queue), queue))
+    curve = Text.assemble("queue    ", (_curve(waited), "cyan"), f" {look.waiting:,}")
+    return Padding(Group(Text(), recorded, queues, curve), _INDENT)
 
 
 def _cells(name: str, state: Text, queue: Queue) -> list[str | Text]:
@@ -115,5 +127,5 @@ def _curve(values: Sequence[int]) -> str:
     if not most:
         return _HEIGHTS[0] * columns
     ends = [len(values) * at // columns for at in range(columns + 1)]
-    tops = [max(values[first:last]) for first, last in zip(ends, ends[1:], strict=False)]
+    tops = [max(values[first:last]) for first, last in pairwise(ends)]
     return "".join(_HEIGHTS[(top * (len(_HEIGHTS) - 1) + most - 1) // most] for top in tops)

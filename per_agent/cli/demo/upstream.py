@@ -21,6 +21,7 @@ class Upstream:
     def __init__(self, processes: Processes, stage: Stage) -> None:
         self._processes = processes
         self._stage = stage
+        self._asked = Asked("sidecar", stage.url, None, timeout=_READY, concurrency=1)
         self._process: subprocess.Popen[bytes] | None = None
         self._gone_since: float | None = None
         self._gone = 0.0
@@ -40,17 +41,16 @@ class Upstream:
         assert self._process is not None
         if self._process.poll() is not None:
             raise self._ended()
-        asked = Asked("sidecar", self._stage.url, None, timeout=_READY, concurrency=1)
         try:
-            ready = asked.ask("GET", "/readyz").status == 200
+            if self._asked.ask("GET", "/readyz").status != 200:
+                return False
         except Unavailable:
             return False
-        finally:
-            asked.close()
-        if ready and self._gone_since is not None:
+        self._asked.close()
+        if self._gone_since is not None:
             self._gone += time.monotonic() - self._gone_since
             self._gone_since = None
-        return ready
+        return True
 
     def kill(self) -> bool:
         """SIGKILL. Whether that is what ended it."""

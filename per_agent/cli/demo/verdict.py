@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
 
 import msgspec
 
@@ -116,7 +115,9 @@ def _incidents(incidents: Incidents) -> list[Check]:
             else f"the second one ended with {incidents.stopped}",
         ),
         Check(
-            "the application was killed with SIGKILL, and came back", killed, "once" if killed else "it was not"
+            "the application was killed with SIGKILL, and came back",
+            killed,
+            "once" if killed else "it was not",
         ),
         Check(
             "the outage was felt",

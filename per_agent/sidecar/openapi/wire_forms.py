@@ -163,6 +163,20 @@ PATHS: Final[dict[str, Any]] = {
         },
     },
     "/api/meter-events": {
+        "get": {
+            "operationId": "listMeterEvents",
+            "tags": ["wire forms"],
+            "security": [{"token": []}, {"accessKey": []}, {"proxyToken": []}],
+            "summary": "Stored meter events: Payment Kit's answer, or the ledger's where none is configured.",
+            "description": "As Payment Kit documents it, its parameters included.",
+            "responses": {
+                "200": {
+                    "description": "A page of events.",
+                    "content": {"application/json": {"schema": {"type": "object"}}},
+                },
+                **refused("PaymentKit", *TO_ALL, *TO_STRANGERS),
+            },
+        },
         "post": {
             "operationId": "addMeterEvent",
             "tags": ["wire forms"],
@@ -191,6 +205,6 @@ PATHS: Final[dict[str, Any]] = {
                 **_accepted("PaymentKitAccepted", "Accepted; it is delivered later."),
                 **refused("PaymentKit", *TO_ALL, *TO_STRANGERS, *TO_BODIES, 504),
             },
-        }
+        },
     },
 }
