@@ -115,7 +115,7 @@ def test_a_folder_of_its_own_is_kept_to_look_into(per_agent: Command, tmp_path: 
 
 def test_on_a_terminal_the_queue_is_seen_to_grow_and_ctrl_c_leaves_nothing(per_agent: Command) -> None:
     mine, its = pty.openpty()
-    process = per_agent.start("demo", "--seconds", "60", stdout=its, stderr=its, stdin=subprocess.DEVNULL)
+    process = per_agent.start("demo", "--seconds", "12", stdout=its, stderr=its, stdin=subprocess.DEVNULL)
     os.close(its)
     seen = ""
     try:
