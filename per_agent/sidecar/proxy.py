@@ -6,7 +6,8 @@ came, past httpx's own URL, which would escape them anew; bodies are handed on p
 slower side takes them. It is httpx's transport that asks, without its client: a client keeps cookies, parses
 redirects (and fails at those that it cannot parse), and has no deadline over a whole exchange either.
 
-Given up: trailers, interim answers (`100 Continue` is the server's own), and upgrades. Nothing is asked twice.
+Given up: trailers, interim answers (`100 Continue` is the server's own), and upgrades; and an answer that comes
+early is seen only when the body is through, or the upstream takes no more of it. Nothing is asked twice.
 """
 
 import asyncio

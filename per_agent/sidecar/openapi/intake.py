@@ -7,8 +7,9 @@ from per_agent.sidecar.openapi.refusals import TO_ALL, TO_BODIES, TO_STRANGERS, 
 WAIT: Final[dict[str, Any]] = {
     "name": "wait",
     "in": "query",
-    "description": "`stored`: answer once the events are on the disk and survive power loss.",
-    "schema": {"type": "string", "enum": ["accepted", "stored"], "default": "accepted"},
+    "description": "`stored`: answer once the events are on the disk and survive power loss. Left out, it is what"
+    " `[sidecar] answer_when` says, `accepted` by default.",
+    "schema": {"type": "string", "enum": ["accepted", "stored"]},
 }
 
 _EVENT: Final = {"$ref": "#/components/schemas/Event"}
