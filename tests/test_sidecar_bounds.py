@@ -237,6 +237,16 @@ def test_who_does_not_read_the_answers_is_let_go(sidecar, line):
         until(is_let_go, 60)
 
 
+@pytest.mark.parametrize("answers", range(5, 15, 2))
+def test_a_connection_that_is_closed_does_not_wait_for_its_reader_for_ever(sidecar, answers):
+    requests = head(sidecar, b"GET /openapi.json") * answers + b"nonsense\r\n\r\n"
+    with sidecar.raw(unix=True) as connection:
+        connection.sendall(requests)
+        left = select.poll()
+        left.register(connection, 0)
+        until(lambda: any(event & select.POLLHUP for _, event in left.poll(0)))
+
+
 def test_who_sends_requests_without_end_and_reads_nothing_takes_no_memory(sidecar):
     many = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10_000
     with Memory(sidecar).grows_at_most(64 * MIB), sidecar.raw() as connection:

@@ -61,6 +61,7 @@ class Life:
         self.described: Settings | None = None
         self.new_id = Identifiers()
         self.engine: Engine | None = None
+        self._ended: Engine | None = None
         self._renew()
         hooks.watch(self)
 
@@ -92,6 +93,7 @@ class Life:
                     self._start_engine(store_here=True)
             engine, self.engine = self.engine, None
             if engine is not None:
+                self._ended = engine
                 return engine.stop(timeout)
             for destination in self._destinations:
                 destination.close()  # passthrough calls may have opened them
@@ -105,7 +107,7 @@ class Life:
         """This is a forked child: leave what is the parent's alone, and begin afresh. Called by the hooks."""
         self.progress.orphan()
         _left_to_parents.append((self.engine, self.intake, self.progress))
-        self.engine = None
+        self.engine = self._ended = None
         self._starting = threading.RLock()
         self.new_id.renew()
         self._renew()
@@ -179,7 +181,8 @@ class Life:
 
     def statistics(self) -> Statistics:
         """As `Agent.statistics`."""
-        return statistics([each.name for each in self._destinations], self.intake, self.engine)
+        names = [each.name for each in self._destinations]
+        return statistics(names, self.intake, self.engine or self._ended)
 
     @property
     def settled(self) -> bool:

@@ -57,7 +57,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """All of it.
 
     Attributes:
-        spool: the agent's own spool; None while it is not running.
+        spool: the agent's own spool; None before it runs. After `close` as it was left: what is still in memory
+            then could not be stored.
         adopted: the spools of dead processes that it is delivering, or keeps for their dead letters.
         complete: whether what earlier processes left was looked for. Before that, the books may be lower than
             they were when the last process ended.

@@ -75,12 +75,14 @@ class _Desk:
         limit = _limit(given, problems)
         cursor = _cursor(given, problems)
         _raise_all(problems, "a parameter is wrong")
-        return _as_json(await _in_thread(self._page, choice, limit, cursor))
+        async with self._service.reading:
+            return _as_json(await _in_thread(self._page, choice, limit, cursor))
 
     async def show(self, request: Request) -> Response:
         """All letters of one event: each destination that refused it for good has its own. 404 without any."""
         identifier = request.path_params["id"]
-        page = await _in_thread(self._page, Choice(ids=frozenset({identifier})), _MOST, None)
+        async with self._service.reading:
+            page = await _in_thread(self._page, Choice(ids=frozenset({identifier})), _MOST, None)
         if not page["dead_letters"]:
             raise Problem(404, "no dead letter has this identifier")
         return _as_json({"dead_letters": page["dead_letters"]})

@@ -1,13 +1,14 @@
 """The sidecar's log lines on stderr: JSON for machines, a console's form for people, levels that journald knows.
 
 Only a process that is a sidecar and nothing else is configured like this. A line is written whole or not at all,
-and a stderr that is broken is not felt by the code that logged. No token is ever handed to a log call; should a
-library put one into an error's words all the same, it is blotted out of the finished line.
+and a stderr that is broken, or that nobody reads, is not felt by the code that logged. No token is ever handed
+to a log call; should a library put one into an error's words all the same, it is blotted out of the finished line.
 """
 
 import json
 import logging
 import os
+import select
 import time
 from collections.abc import Iterable, Mapping
 from typing import IO, Any, Final, Literal
@@ -40,7 +41,7 @@ def configure(settings: Settings, stream: IO[str], environ: Mapping[str, str]) -
     May be called again, after a reload. Never raises because of *stream*, and no log call does afterwards.
     """
     hide(*secrets_of(settings))
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(_Formatter(_form(settings.sidecar, stream, environ), colors=_is_terminal(stream)))
     root, ours = logging.getLogger(), logging.getLogger("per_agent")
     for logger in (root, ours):  # the latter has one of the command line's, which is for commands that end
@@ -94,6 +95,37 @@ def _is_terminal(stream: IO[str]) -> bool:
         return stream.isatty()
     except ValueError:  # it is closed
         return False
+
+
+class _Handler(logging.StreamHandler[IO[str]]):
+    """Writes where there is room at once. Lines for which there is none are counted, and the count is told later.
+
+    To write to a pipe or a terminal that nobody reads is to wait, and whoever logs next waits for the lock: the
+    event loop, and with it all callers.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__(stream)
+        self._lost = 0
+        self._room: select.poll | None = select.poll()
+        try:
+            self._room.register(stream, select.POLLOUT)
+        except (OSError, ValueError):  # it is no file, or a closed one
+            self._room = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write *record*, or count it."""
+        if self._room is not None and not self._room.poll(0):
+            self._lost += 1
+            return
+        if self._lost:
+            lost = logging.makeLogRecord(
+                {"name": "per_agent", "levelno": logging.WARNING, "levelname": "WARNING"}
+            )
+            lost.facts = {"event": "lines of this log were lost: nobody read them", "lines": self._lost}
+            self._lost = 0
+            super().emit(lost)
+        super().emit(record)
 
 
 class _Formatter(logging.Formatter):

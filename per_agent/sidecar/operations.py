@@ -64,7 +64,8 @@ class Operations:
         in_memory = {name: each.in_memory for name, each in seen.items()}
         names = [destination.name for destination in agent.destinations]
         try:
-            return await run_in_threadpool(overview, agent.data_dir, names, in_memory)
+            async with self._service.reading:
+                return await run_in_threadpool(overview, agent.data_dir, names, in_memory)
         except SpoolError as error:
             raise Problem(503, str(error), headers={"retry-after": "5"}) from None
 

@@ -199,6 +199,8 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()  # it was opened, and never said a word
             else:
                 self._refuse(408, "the request took too long to arrive")
+        if self.transport.is_closing() and self._paused_since is None:
+            self._paused_since = now  # closed, and still here: its client has not read all
         if self._paused_since is not None and now - self._paused_since > patience:
             self.transport.abort()
 

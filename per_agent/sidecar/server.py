@@ -39,12 +39,13 @@ _TICK: Final = 1.0  # seconds
 _LOOK: Final = 0.02  # seconds between looks, while stopping
 _ANSWER: Final = 2 * DRAIN  # seconds that connections have at least to be answered and closed, while stopping
 _STORE: Final = 15.0  # seconds that storing may take at the end, as the service manager is told
+_DISK: Final = 9.0  # of them, seconds until the last try
 _FIXED: Final = ("unix_socket", "unix_mode", "unix_group", "listen", "allow_remote")
 """Settings of the sidecar that are looked at once, at the start."""
 
 
 def run(settings: Settings, environ: Mapping[str, str], reload: Reload | None = None) -> int:
-    """Serve as *settings* say until SIGTERM or SIGINT. Returns the exit code.
+    """Serve as *settings* say until SIGTERM or SIGINT. Returns the exit code: 1 where the disk did not take all.
 
     *reload* gives the settings anew at SIGHUP; it may raise `ConfigError`, and the old ones stay in force.
     Raises `ConfigError` and `SpoolError` where it cannot start.
@@ -67,11 +68,13 @@ def serve(agent: Agent, settings: Settings, environ: Mapping[str, str], reload: 
         agent.start(wait=True)
         server = _Server(service, sockets, environ, reload)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(server.run())
+            unstored = runner.run(server.run())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # all is over, and how it ended is decided
     finally:
         agent.close(0.0)
         listeners.close(sockets)
-    return 0
+    return 1 if unstored else 0
 
 
 def _for_requests(settings: Settings) -> Settings:
@@ -95,7 +98,7 @@ def _refuse_loop(settings: Settings, own: Collection[str]) -> None:
 
 
 class _Server:
-    """One run: `run` returns when all is over."""
+    """One run: `run` returns when all is over, with how many events are not on the disk."""
 
     def __init__(
         self,
@@ -130,7 +133,7 @@ class _Server:
         self._state = ServerState()
         self._log = Log()
 
-    async def run(self) -> None:
+    async def run(self) -> int:
         self._told_to_stop = asyncio.Event()
         self._told_to_hurry = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -146,7 +149,7 @@ class _Server:
         try:
             self._greet()
             await self._told_to_stop.wait()
-            await self._stop(accepting)
+            return await self._stop(accepting)
         finally:
             ticking.cancel()
 
@@ -197,20 +200,18 @@ class _Server:
         """Feed it while the spooler and the courier go on: a process whose threads hang is better started again."""
         if self._feed_every is None or now < self._feed_at:
             return
-        self._feed_at = now + self._feed_every
         hanging = self._service.agent.pulse()
         if hanging:
             self._log.error("threads give no sign of life: the watchdog is not fed", threads=hanging)
-        else:
-            self._notifier.watchdog()
+        if hanging or self._notifier.watchdog():
+            self._feed_at = now + self._feed_every
 
     def _tell_status(self) -> None:
         if not self._notifier:
             return
         said = f"{self._service.agent.unready or 'ready'}; {self._pending()} events pending"
-        if said != self._said:
+        if said != self._said and self._notifier.status(said):
             self._said = said
-            self._notifier.status(said)
 
     # Signals
 
@@ -256,7 +257,7 @@ class _Server:
 
     # Stopping
 
-    async def _stop(self, accepting: list[asyncio.Server]) -> None:
+    async def _stop(self, accepting: list[asyncio.Server]) -> int:
         patience = self._service.settings.sidecar.shutdown_timeout
         deadline = time.monotonic() + patience
         self._log.info("stopping")
@@ -277,13 +278,31 @@ class _Server:
             connection.transport.abort()
         await self._app.close()
         await self._until(lambda: self._service.agent.settled, deadline)
-        pending = self._pending()
+        await self._disk()
         await asyncio.to_thread(self._service.agent.close, 0.0)
-        self._log.info("stopped", kept_on_the_disk=pending)
+        unstored = self._in_memory()
+        log = self._log.error if unstored else self._log.info
+        log(
+            "stopped", kept_on_the_disk=self._pending() - unstored, **({"lost": unstored} if unstored else {})
+        )
+        return unstored
+
+    async def _disk(self) -> None:
+        """Wait for a disk that is in trouble, also when told to hurry. One that is only at its limit takes the rest."""
+        deadline = time.monotonic() + _DISK
+        while self._in_memory() and time.monotonic() < deadline:
+            spool = self._service.agent.statistics().spool
+            if spool is not None and spool.trouble == "full":
+                return
+            await asyncio.sleep(_LOOK)
 
     def _pending(self) -> int:
         """Events that are still to be delivered, over all destinations."""
         return sum(each.books.pending for each in self._service.agent.statistics().destinations.values())
+
+    def _in_memory(self) -> int:
+        """Those of them that are not on the disk."""
+        return sum(each.in_memory for each in self._service.agent.statistics().destinations.values())
 
     async def _until(self, reached: Callable[[], bool], deadline: float) -> None:
         # What is looked at belongs to threads and to uvicorn, which set no event.

@@ -1,6 +1,8 @@
 """`Service`: what all handlers of the sidecar share."""
 
+import asyncio
 import time
+from typing import Final
 
 from per_agent.agent import Agent
 from per_agent.event import Identifiers
@@ -8,6 +10,8 @@ from per_agent.settings import Settings
 from per_agent.sidecar.access import Access
 from per_agent.sidecar.recent import Recent
 from per_agent.sidecar.request_times import RequestTimes
+
+_READERS: Final = 2
 
 
 class Service:
@@ -21,6 +25,8 @@ class Service:
         new_id: makes identifiers for those that come without.
         times: how long requests took.
         started_at: when it was started, in epoch seconds.
+        reading: held by those who read a whole data folder, few at once: they are threads, which take the
+            interpreter from the event loop.
         draining: it was told to stop: what comes is answered, and connections are closed after it.
         listeners: where it listens, such as `unix:/run/per-agent/agent.sock` or `http://127.0.0.1:4737`.
     """
@@ -33,5 +39,6 @@ class Service:
         self.new_id = Identifiers()
         self.times = RequestTimes()
         self.started_at = time.time()
+        self.reading = asyncio.Semaphore(_READERS)
         self.draining = False
         self.listeners: tuple[str, ...] = ()

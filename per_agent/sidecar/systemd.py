@@ -16,8 +16,8 @@ from per_agent.errors import ConfigError
 _FIRST: Final = 3  # SD_LISTEN_FDS_START: the descriptors after stderr
 _MOST_SOCKETS: Final = 64  # what a unit may pass, so that a wrong number is not counted out
 _FAMILIES: Final = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
-# Seconds that a message may wait for room in the manager's queue. It is sent from the event loop, so it may
-# not wait long; a manager that is this busy makes up for a lost WATCHDOG=1 with the next one.
+# Seconds that a message may wait for room in the manager's queue, which holds ten. All are sent from the event
+# loop: only what is said once waits at all, and what is said every second is said again a second later.
 _PATIENCE: Final = 1.0
 # A message of more than 4,096 bytes is dropped as a whole, and with it the READY=1 that it holds.
 _MOST_STATUS: Final = 1000  # bytes
@@ -26,8 +26,8 @@ _MOST_STATUS: Final = 1000  # bytes
 class Notifier:
     """Tells the service manager how it goes. Where there is no manager, every method does nothing.
 
-    Never raises, and waits at most a second. Each method returns whether the manager has the message. One
-    object may be used from any thread.
+    Never raises, and waits at most a second; `status` and `watchdog` do not wait. Each method returns whether the
+    manager has the message. One object may be used from any thread.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -52,7 +52,7 @@ class Notifier:
 
     def status(self, text: str) -> bool:
         """One line for `systemctl status`. Never a token, never a person's identifier."""
-        return self._send(_status(text))
+        return self._send(_status(text), patience=0.0)
 
     def extend(self, seconds: float) -> bool:
         """Starting or stopping takes a while: at least *seconds* from now before anybody is killed for it."""
@@ -60,16 +60,16 @@ class Notifier:
 
     def watchdog(self) -> bool:
         """A sign of life: due once in every `watchdog_interval`."""
-        return self._send("WATCHDOG=1")
+        return self._send("WATCHDOG=1", patience=0.0)
 
-    def _send(self, *assignments: str) -> bool:
+    def _send(self, *assignments: str, patience: float = _PATIENCE) -> bool:
         if not self._address:
             return False
         message = "\n".join(filter(None, assignments)).encode()
         # A socket for each message: there are few, and none is shared over a fork or with another thread.
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(_PATIENCE)
+                sender.settimeout(patience)
                 return sender.sendto(message, self._address) == len(message)
         except (OSError, ValueError):  # ValueError: a NUL within a path
             return False

@@ -20,15 +20,22 @@ _METER_EVENT_EXAMPLE: Final = {
 }
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
 
+_ACTIVITY: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "An activity as Per takes it.",
+    "required": list(_ACTIVITY_FIELDS),
+    "properties": {
+        name: {**FIELDS["name"], "description": words} for name, words in _ACTIVITY_FIELDS.items()
+    },
+    "examples": [_ACTIVITY_EXAMPLE],
+}
+
 SCHEMAS: Final[dict[str, Any]] = {
-    "PerActivity": {
-        "type": "object",
-        "description": "An activity as Per takes it.",
-        "required": list(_ACTIVITY_FIELDS),
-        "properties": {
-            name: {**FIELDS["name"], "description": words} for name, words in _ACTIVITY_FIELDS.items()
-        },
-        "examples": [_ACTIVITY_EXAMPLE],
+    "PerActivity": _ACTIVITY,
+    "PerActivityForm": {
+        **_ACTIVITY,
+        "description": "An activity as Per takes it, each field once.",
+        "additionalProperties": _TEXT,
     },
     "PerAccepted": {
         "type": "object",
@@ -122,8 +129,11 @@ _PER_ANSWERS: Final[dict[str, Any]] = {
     **refused("Per", *TO_ALL, *TO_STRANGERS, 405, 504),
 }
 _POSTED: Final[dict[str, Any]] = {
-    "schema": {"$ref": "#/components/schemas/PerActivity"},
-    "example": _ACTIVITY_EXAMPLE,
+    kind: {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": _ACTIVITY_EXAMPLE}
+    for kind, schema in (
+        ("application/x-www-form-urlencoded", "PerActivityForm"),
+        ("application/json", "PerActivity"),
+    )
 }
 
 PATHS: Final[dict[str, Any]] = {
@@ -157,7 +167,7 @@ PATHS: Final[dict[str, Any]] = {
             "parameters": [WAIT],
             "requestBody": {
                 "required": True,
-                "content": {"application/x-www-form-urlencoded": _POSTED, "application/json": _POSTED},
+                "content": _POSTED,
             },
             "responses": {**_PER_ANSWERS, **refused("Per", *TO_BODIES)},
         },
