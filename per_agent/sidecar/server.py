@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from functools import partial
 from typing import Any, Final
@@ -24,10 +24,12 @@ from uvicorn.server import ServerState
 from per_agent.agent import Agent
 from per_agent.errors import ConfigError
 from per_agent.log import Log
-from per_agent.settings import Settings, SidecarDestinationSettings, token_path
+from per_agent.settings import Settings
 from per_agent.sidecar import listeners, log
 from per_agent.sidecar.access import Access
 from per_agent.sidecar.app import App
+from per_agent.sidecar.greeting import greeting
+from per_agent.sidecar.loop import refuse_loop
 from per_agent.sidecar.protocol import DRAIN, Bounds, Protocol
 from per_agent.sidecar.service import Service
 from per_agent.sidecar.systemd import Notifier, inherited, watchdog_interval
@@ -63,7 +65,7 @@ def serve(agent: Agent, settings: Settings, environ: Mapping[str, str], reload: 
         log.hide(token)
         service = Service(agent, settings, Access(token, settings))
         service.listeners = tuple(map(listeners.name, sockets))
-        _refuse_loop(settings, service.listeners)
+        refuse_loop(settings, service.listeners)
         listeners.make_room(settings.sidecar.max_connections)
         agent.start(wait=True)
         server = _Server(service, sockets, environ, reload)
@@ -81,20 +83,6 @@ def _for_requests(settings: Settings) -> Settings:
     """*settings* with the overflow policy that requests need: a full spool is told to the client, with 503."""
     intake = msgspec.structs.replace(settings.intake, overflow="raise")
     return msgspec.structs.replace(settings, intake=intake)
-
-
-def _refuse_loop(settings: Settings, own: Collection[str]) -> None:
-    """Raise `ConfigError` where a destination is this sidecar, which listens on *own*: events would go round."""
-    ports = {each.rpartition(":")[2] for each in own if each.startswith("http://")}
-    aliases = {f"http://{host}:{port}" for port in ports for host in ("localhost", "127.0.0.1", "[::1]")}
-    for name, destination in settings.destinations.items():
-        if isinstance(destination, SidecarDestinationSettings) and destination.url.rstrip("/") in {
-            *own,
-            *aliases,
-        }:
-            raise ConfigError(
-                f"destinations.{name}.url: is this sidecar itself: its events would go round for ever"
-            )
 
 
 class _Server:
@@ -160,23 +148,9 @@ class _Server:
         return await loop.create_server(made, sock=listener.dup(), backlog=listeners.BACKLOG)
 
     def _greet(self) -> None:
-        """For a person at a terminal: what to try now. The token itself is not shown: terminals are logged."""
-        if "JOURNAL_STREAM" in self._environ:
-            return
-        settings = self._service.settings
-        event = """{"billing_id":"acme","user_id":"u-17","activity_type_id":"active-users"}"""
-        lines = [f"per-agent: listening on {' and '.join(self._service.listeners)}. Try it:"]
-        for listener in self._service.listeners:
-            if listener.startswith("unix:"):
-                lines.append(f"  curl --unix-socket {listener[5:]} -d '{event}' http://localhost/v1/events")
-            elif settings.sidecar.token is None:
-                token = f'-H "Authorization: Bearer $(cat {token_path(settings)})"'
-                lines.append(f"  curl {token} -d '{event}' {listener}/v1/events")
-            else:
-                lines.append(f"  curl -H \"Authorization: Bearer $TOKEN\" -d '{event}' {listener}/v1/events")
-        lines.append("Then: per-agent report --last 1d. Ctrl-C stops it; what it took is kept.")
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
+        if "JOURNAL_STREAM" not in self._environ:
+            sys.stdout.write(greeting(self._service.settings, self._service.listeners))
+            sys.stdout.flush()
 
     # While it runs
 
