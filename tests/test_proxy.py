@@ -54,7 +54,7 @@ TARGETS = [
     "/api/meters/a%2Fb%7Ec~d%20e%c3%a9",
     "/api/meters/a+b;v=1,2:@!$&'()*=",
     "/api//meters//",
-    "/api/./a/../b/%2e%2e/%2E%2E/c",
+    "/api/.a/b../...%2F%252e%252e",
     "/api/x?q=a+b%20c&q=a&q=&&=&q",
     '/api/x?a=%2F%7E~/?;:@[]|^`{}\\"<>',
     "/api/x?livemode=true&livemode=false",

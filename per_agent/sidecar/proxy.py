@@ -11,6 +11,7 @@ early is seen only when the body is through, or the upstream takes no more of it
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final, Literal
 
@@ -34,6 +35,7 @@ _NEVER_UP: Final = _HOP_BY_HOP | {b"host", b"content-length"}  # these are writt
 # The server that we stand behind writes a `Date` into every answer, and two would be none.
 _NEVER_DOWN: Final = _HOP_BY_HOP | {b"date"}
 _UNTOUCHABLE: Final = frozenset({"CONNECT", "TRACE"})
+_DOTS: Final = re.compile(r"(?:^|[/\\])\.{1,2}(?:$|[/\\;])")  # in a path that is unescaped
 _CONNECTIONS: Final = 64
 _KEPT_OPEN: Final = 8
 # As in `destinations.http`: Node's servers close an idle connection after 5 s.
@@ -131,6 +133,9 @@ class Proxy:
         if method in _UNTOUCHABLE:
             # The answer to TRACE shows the request, and so our credential.
             raise Problem(501, f"{method} is not passed on")
+        if _DOTS.search(scope["path"]):
+            # Some server on the way may walk up by it, out of the base path, and take our credential along.
+            raise Problem(400, "a path with . or .. as a step is not passed on")
         target = self._base + scope["raw_path"] + (b"?" + query if query else b"")
         headers = [(b"host", self._url.netloc), *_upward(scope["headers"]), *upload.framing(scope["headers"])]
         if scope["state"]["authorized_by"] == "header":
