@@ -3,6 +3,7 @@
 import pytest
 from abuse import ACTIVITY, accepts, ask, chunked, head, post, rest_of, statuses, unharmed
 from sidecar_process import SidecarProcess
+from waiting import until
 
 PER = b"/activities.add?billingId=acme&userId=u&activityTypeId=t"
 PER_TOKEN, REPORTING_TOKEN, KEY = "per-activity-token", "per-reporting-token", "blocklet-access-key"
@@ -207,6 +208,18 @@ def test_who_stops_sending_may_still_hear_the_answer(sidecar, unix):
         connection.sendall(stored * 3)
         connection.shutdown(1)
         assert statuses(rest_of(connection)) == [202] * 3
+
+
+def test_an_upstream_is_not_kept_busy_for_a_client_that_may_be_gone(tmp_path, upstream):
+    upstream.rule(path="*/customers/*", delay=60)
+    config = f'[destinations.kit]\ntype = "payment_kit"\nurl = "{upstream.url}"\naccess_key = "{KEY}"\n'
+    with SidecarProcess(tmp_path, config) as running:
+        with running.raw() as connection:
+            connection.sendall(head(running, b"GET /api/customers/c"))
+            until(lambda: upstream.score().requests)
+            connection.shutdown(1)
+            assert rest_of(connection, 20) == b""
+        assert "Traceback" not in running.said()
 
 
 def test_half_a_request_is_none(sidecar):

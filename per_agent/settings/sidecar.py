@@ -24,7 +24,7 @@ class SidecarSettings(Section, frozen=True, kw_only=True):
         hosts: names under which clients on TCP may call it, beside those of the loopback and of *listen*.
         token: what clients on TCP prove themselves by; None: one is made at first start and kept.
         max_body: the longest body of a request, in bytes.
-        max_connections: connections that may be open at once.
+        max_connections: connections that may be open at once by the Unix socket, and as many by TCP.
         request_timeout: seconds that a client may take to send one request.
         idle_timeout: seconds that a connection may wait for its next request.
         answer_when: what an answer waits for where the request does not say: that the event is in the agent's

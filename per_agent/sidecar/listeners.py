@@ -15,19 +15,27 @@ from per_agent.errors import ConfigError
 from per_agent.settings import Settings, SidecarSettings, socket_path
 
 _MAX_PATH: Final = 107  # bytes that the kernel takes for the path of a Unix socket
+_WAYS: Final = 2  # in: by Unix socket, by TCP
 BACKLOG: Final = 4096
 _FILES: Final = 256  # open files beside the connections: spools, the ledger, upstreams
 
 
-def make_room(connections: int) -> None:
-    """Let this process have as many open files as that many *connections* need, as far as it may."""
-    wanted = connections + _FILES
+def make_room(connections: int) -> int:
+    """Let this process have as many open files as that many *connections* need by each way, as far as it may.
+
+    Returns how many there can be by each way. More would take the files that the spools need.
+    """
+    wanted = _WAYS * connections + _FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):  # a sandbox may forbid it: then there are as many as there are
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return connections
+    return min(connections, max(1, max(allowed - _FILES, allowed // 2) // _WAYS))
 
 
 def opened(settings: Settings, environ: Mapping[str, str]) -> list[socket.socket]:

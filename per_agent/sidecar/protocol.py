@@ -37,7 +37,8 @@ class Bounds:
     """What all connections of one sidecar share: limits, and whether it is stopping.
 
     Attributes:
-        connections: the most that may be open.
+        connections: the most that may be open by each way in: strangers on TCP take no place from those who may
+            open the Unix socket.
         request_timeout: seconds that a request may take to arrive, and its client to read the answer.
         draining: connections are closed after their next answer.
         refused: how many requests were refused before the application saw them.
@@ -45,6 +46,7 @@ class Bounds:
 
     def __init__(self, connections: int, request_timeout: float) -> None:
         self.connections = connections
+        self.opened = {True: 0, False: 0}  # by Unix socket, by TCP
         self.request_timeout = request_timeout
         self.draining = False
         self.refused = 0
@@ -73,7 +75,8 @@ class Protocol(HttpToolsProtocol):
         self.transport = Corked(transport, self.loop)  # type: ignore[assignment]  # it delegates all else
         self.flow = Flow(transport, self.pipeline)
         self._since = self.loop.time()
-        if len(self.connections) > self._bounds.connections:
+        self._bounds.opened[self.app_state["unix"]] += 1
+        if self._bounds.opened[self.app_state["unix"]] > self._bounds.connections:
             self._refuse(503, "too many connections are open")
         if self._bounds.draining:  # it was accepted in the same breath as the stop
             self.shutdown()
@@ -81,6 +84,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._closing is not None:
             self._closing.cancel()
+        self._bounds.opened[self.app_state["unix"]] -= 1
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

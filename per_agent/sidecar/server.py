@@ -66,7 +66,6 @@ def serve(agent: Agent, settings: Settings, environ: Mapping[str, str], reload: 
         service = Service(agent, settings, Access(token, settings))
         service.listeners = tuple(map(listeners.name, sockets))
         refuse_loop(settings, service.listeners)
-        listeners.make_room(settings.sidecar.max_connections)
         agent.start(wait=True)
         server = _Server(service, sockets, environ, reload)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -106,7 +105,7 @@ class _Server:
         self._said = ""
         self._app = App(service)
         bounds = service.settings.sidecar
-        self._bounds = Bounds(bounds.max_connections, bounds.request_timeout)
+        self._bounds = Bounds(listeners.make_room(bounds.max_connections), bounds.request_timeout)
         self._config = Config(
             self._app,
             ws="none",
@@ -222,7 +221,8 @@ class _Server:
         restart += self._service.agent.reload(settings)
         self._service.access.renew(token, settings)
         self._service.settings = settings
-        self._bounds.connections, self._bounds.request_timeout = after.max_connections, after.request_timeout
+        self._bounds.connections = listeners.make_room(after.max_connections)
+        self._bounds.request_timeout = after.request_timeout
         self._config.timeout_keep_alive = after.idle_timeout  # type: ignore[assignment]  # as above
         log.configure(settings, sys.stderr, self._environ)
         self._log.info(
