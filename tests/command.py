@@ -137,11 +137,16 @@ class Command:
 
 @cache
 def _warm() -> "subprocess.Popen[bytes]":
+    program = ["-c", _WARM]
+    if "PER_AGENT_COVERAGE" in os.environ:  # then what is forked is worth counting: it runs nowhere else
+        file = Path(tempfile.mkdtemp()) / "warm.py"
+        file.write_text(_WARM)
+        program = ["-m", "coverage", "run", "--parallel-mode", f"--rcfile={ROOT / 'pyproject.toml'}", str(file)]
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", _WARM],
+        [sys.executable, "-W", "error", *program],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COVERAGE_FILE": str(ROOT / ".coverage")},
         bufsize=0,
     )
     atexit.register(process.communicate)
