@@ -16,6 +16,7 @@ The map of the house, from the doors down; imports only ever run down this list:
 `courier`         from the spool to the destinations, with pauses, retries and parking
 `passthrough`     reports and meter management, straight to the upstream
 `spool`           the durable queue of one process: lanes of blocks, dead letters, the books
+`journal`         the mapped file that an event is in before `add_*` returns, and its recovery
 `destinations`    Per, Payment Kit, the embedded ledger, a sidecar, the in-memory double
 `ledger`          the embedded usage ledger (SQLite)
 `backoff`         the arithmetic of waiting
@@ -23,6 +24,7 @@ The map of the house, from the doors down; imports only ever run down this list:
 `event`, `books`  the words that everyone uses
 `errors`, `log`   the error tree; the agent's own log lines; `version`, as it was installed
 `histogram`       how often values fell where, for latencies
+`failpoint`       named steps at which a test has the process killed
 ================  ===================================================================================
 
 Two ranked goals settle every question in it: an accepted event is never lost or doubled; the caller is

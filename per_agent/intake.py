@@ -5,6 +5,9 @@ interpreter, so a caller that is interrupted anywhere (by a thread switch, a sig
 event itself, an exception) leaves nothing half-done and holds nothing that others need. Two marks tell the
 caller what else there is to do: at `_room` events the buffer takes no more, at `_mark` somebody wants to
 know; the spooler sets both before it looks, so nothing falls between its looking and its sleeping.
+
+An event is in the journal before it is in the buffer, so that it outlives the process from then on. The
+process's first event makes the journal, which takes some system calls, once.
 """
 
 import threading
@@ -15,6 +18,7 @@ from typing import Final
 
 from per_agent.errors import AgentClosed, BufferFull, PerAgentError
 from per_agent.event import Event, Progress, Receipt, encode
+from per_agent.journal import Journal, JournalFull, Place
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings
 from per_agent.spool import by_lane
@@ -30,14 +34,27 @@ class Intake:
         settings: how much may wait, and what happens when no more may.
         progress: told by the spooler when something was stored.
         wake: starts the spooler or wakes it; must not block.
+        make_journal: makes the journal when the first event comes, or raises `OSError`; None where there is
+            to be none.
     """
 
-    def __init__(self, settings: IntakeSettings, progress: Progress, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: IntakeSettings,
+        progress: Progress,
+        wake: Callable[[], None],
+        make_journal: Callable[[], Journal] | None = None,
+    ) -> None:
         self._capacity = settings.buffer_events
         self._policy = settings.overflow
         self._progress = progress
         self._wake = wake
         self._waiting: deque[Receipt] = deque()
+        self._make_journal = make_journal
+        self._journals: dict[str, Journal] = {}  # the one; a dict, since `setdefault` needs no lock
+        self._keep: Callable[[bytes, tuple[str, ...]], Place] = self._keep_first
+        self.journal_trouble: str | None = None
+        """Why there is no journal, in words."""
         self._room = self._capacity
         self._mark = 1
         self.since = time.time()
@@ -57,11 +74,18 @@ class Intake:
         Raises `InvalidEvent` when the event cannot be encoded, `AgentClosed` after `close`, and by the policy
         `raise` `BufferFull`, or `SpoolFull` when the disk limit is reached; the event is then not accepted.
         """
-        receipt = Receipt(event.id, encode(event), lanes, self._progress)
+        encoded = encode(event)
         waiting = self._waiting
-        while len(waiting) >= self._room:
-            if not self._overflow(receipt):
-                return receipt
+        while True:
+            if len(waiting) < self._room:
+                try:
+                    place = self._keep(encoded, lanes)
+                    break
+                except JournalFull:
+                    pass
+            if not self._overflow(encoded, lanes):
+                return Receipt(event.id, encoded, lanes, self._progress, dropped=True)
+        receipt = Receipt(event.id, encoded, lanes, self._progress, place)
         try:
             waiting.append(receipt)
             # Once sealed, the mark counts no more: an earlier caller may be resetting it just now.
@@ -74,6 +98,46 @@ class Intake:
             self._wake()
             raise
         return receipt
+
+    # The journal
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal of this process, once it is made."""
+        return self._journals.get("own")
+
+    def open_journal(self) -> None:
+        """Make the journal, where there is to be one and is none. Where that fails events are in memory only."""
+        if self._make_journal is None:
+            self._keep = _nowhere
+        if self._make_journal is None or self._journals:
+            return
+        try:
+            made = self._make_journal()
+        except OSError as error:
+            self._keep = _nowhere
+            if self.journal_trouble is None:
+                self._log.error(
+                    "there is no journal: until events are stored, they are in memory only", reason=str(error)
+                )
+            self.journal_trouble = f"there is no journal: {error.strerror or error}"
+            return
+        # Another thread, or a signal handler in this one, may have been faster.
+        if self._journals.setdefault("own", made) is made:
+            self._keep = made.write
+            self.journal_trouble = None
+        else:
+            made.close()
+
+    def _keep_first(self, encoded: bytes, lanes: tuple[str, ...]) -> Place:
+        self.open_journal()
+        journal = self.journal
+        return None if journal is None else journal.write(encoded, lanes)
+
+    def orphan(self) -> None:
+        """In a forked child: this and its journal are the parent's."""
+        if self.journal is not None:
+            self.journal.let_go()
 
     def close(self) -> None:
         """Take no more events in. What was accepted stays for the spooler."""
@@ -106,24 +170,27 @@ class Intake:
         """How often the overflow policy was applied, by what it did: `raised`, `blocked`, `dropped`."""
         return {what: self._overflows[what] for what in ("raised", "blocked", "dropped")}
 
-    def _overflow(self, receipt: Receipt) -> bool:
+    def _overflow(self, encoded: bytes, lanes: tuple[str, ...]) -> bool:
         """Apply the policy. True: try again, there may be room. False: the event was dropped."""
         if self._closed:
             raise AgentClosed("the agent was closed: the event was not accepted")
         reason = self._refusal or BufferFull(
-            f"{self._capacity} events wait for the disk: the event was not accepted"
+            f"{len(self._waiting)} events wait for the disk: the event was not accepted"
         )
         self._tell_overflow(reason)
         if self._policy == "raise":
             raise type(reason)(*reason.args)  # a fresh one: a shared one would collect the tracebacks of all
         if self._policy == "block":
-            self._progress.wait(lambda: self._closed or len(self._waiting) < self._room, None)
+            self._progress.wait(lambda: self._closed or self._has_room(encoded), None)
             return True
         with self._counting:
-            self._dropped.update(receipt._lanes)  # noqa: SLF001  (the intake makes receipts)
-        receipt.dropped = True
+            self._dropped.update(lanes)
         self._wake()
         return False
+
+    def _has_room(self, encoded: bytes) -> bool:
+        journal = self.journal
+        return len(self._waiting) < self._room and (journal is None or journal.fits(encoded))
 
     def _tell_overflow(self, reason: PerAgentError) -> None:
         """Count, and say so once in a while: a line for each event would cost more than the event."""
@@ -144,6 +211,8 @@ class Intake:
                 self._waiting.remove(receipt)
             except ValueError:
                 return
+            if self.journal is not None:
+                self.journal.release([receipt._place])  # noqa: SLF001  (the intake makes receipts)
             raise AgentClosed("the agent was closed: the event was not accepted")
         self._mark = _NEVER
         self.since = time.time()
@@ -185,3 +254,8 @@ class Intake:
         self.close()
         self._sealed = True
         self._mark = 0
+
+
+def _nowhere(encoded: bytes, lanes: tuple[str, ...]) -> Place:  # noqa: ARG001  (as `Journal.write`)
+    """Without a journal an event is in memory only, until it is stored."""
+    return None

@@ -853,7 +853,7 @@ def test_every_default_in_the_example_is_the_one_in_the_code(write, everything):
                 continue  # there is no default to write down: what stands there is an example
             assert getattr(made[name], field.name) == field.default, f"{name}.{field.name}"
             compared += 1
-    assert compared == 35
+    assert compared == 36
 
 
 def test_every_setting_in_the_example_has_a_line_of_why_right_above_it():

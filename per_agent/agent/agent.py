@@ -120,10 +120,10 @@ class Agent:
         Raises `InvalidEvent` with every problem named, `AgentClosed` after `close`, and by the overflow
         policy `BufferFull` or `SpoolFull`. Never raises because of an upstream.
         """
-        event = new_activity(
-            billing_id, user_id, activity_type_id, at, id=self._life.new_id(), now=time.time()
-        )
-        return self._life.intake.accept(event, self._lanes[Activity] or _nowhere("an activity"))
+        now = time.time()
+        life = self._life
+        event = new_activity(billing_id, user_id, activity_type_id, at, life.new_id(now), now)
+        return life.intake.accept(event, self._lanes[Activity] or _nowhere("an activity"))
 
     def add_meter_event(  # noqa: PLR0913  (the upstream's own fields)
         self,
@@ -146,12 +146,13 @@ class Agent:
 
         Raises as `add_activity` does.
         """
+        now = time.time()
         event = new_meter_event(
             event_name,
             customer_id,
             value,
-            identifier=self._life.new_id() if identifier is None else identifier,
-            now=time.time(),
+            identifier=self._life.new_id(now) if identifier is None else identifier,
+            now=now,
             subscription_id=subscription_id,
             timestamp=timestamp,
             metadata=metadata,
@@ -163,8 +164,9 @@ class Agent:
 
     def add_record(self, record: Mapping[str, Any]) -> Receipt:
         """Record the event that a JSON object describes, as `add -` reads them. Raises as `add_activity` does."""
+        now = time.time()
         return self.add_event(
-            event_from_record(record, id=self._life.new_id(), now=time.time(), livemode=self._livemode)
+            event_from_record(record, id=self._life.new_id(now), now=now, livemode=self._livemode)
         )
 
     def add_event(self, event: Event) -> Receipt:

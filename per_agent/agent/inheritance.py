@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from per_agent import failpoint
 from per_agent.courier import Courier
 from per_agent.event import Progress
+from per_agent.journal import in_folder
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings, SpoolSettings
-from per_agent.spool import Claim, Spool, abandoned, still_there
+from per_agent.spool import Claim, Spool, abandoned, still_there, take_journals
 
 _AT_ONCE: Final = 4  # spools taken in one look, so that the courier's thread is soon back at its work
 
@@ -61,6 +63,8 @@ class Inheritance:
         """Take some of the spools that dead processes left. Returns how many."""
         if self.ending.is_set() or self._own.folder is None:
             return 0
+        for taken in take_journals(self._data_dir, self._names, self._own.folder):
+            self._own.recover(taken)
         claims = list(itertools.islice(abandoned(self._data_dir, self._names), _AT_ONCE))
         for claim in claims:
             self._adopt(claim, courier)
@@ -88,6 +92,8 @@ class Inheritance:
         books = spool.books
         if any(counts.pending or counts.dead > counts.purged for counts in books.values()):
             return  # a dead letter stays where it is: the folder is kept for it
+        if in_folder(spool.folder):
+            return  # a journal is still to be recovered, or cannot be and is kept
         if any(still_there(self._data_dir, mark) for mark in spool.marks):
             return  # its books hold those of a spool that is still to be removed: the mark must not go first
         courier.detach(spool)
@@ -97,7 +103,9 @@ class Inheritance:
         self.spools.remove(spool)
 
         def absorbed(_: object) -> None:
+            failpoint.reach("books absorbed")
             claim.remove()
+            failpoint.reach("spool removed")
             self._own.post(lambda changes: changes.forget(claim.id))
 
         self._own.post(lambda changes: changes.absorb(claim.id, books), absorbed)

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from per_agent.destinations import Destination
 from per_agent.errors import AgentClosed
 from per_agent.event import Identifiers, Progress
 from per_agent.intake import Intake
+from per_agent.journal import make as make_journal
 from per_agent.log import Log
 from per_agent.settings import (
     DeliverySettings,
@@ -106,6 +108,7 @@ class Life:
     def forked(self) -> None:
         """This is a forked child: leave what is the parent's alone, and begin afresh. Called by the hooks."""
         self.progress.orphan()
+        self.intake.orphan()
         _left_to_parents.append((self.engine, self.intake, self.progress))
         self.engine = self._ended = None
         self._starting = threading.RLock()
@@ -114,7 +117,9 @@ class Life:
 
     def _renew(self) -> None:
         self.progress = Progress(self._wake)
-        self.intake = Intake(self._intake_settings, self.progress, self._wake)
+        settings = self._intake_settings
+        make = partial(make_journal, self._data_dir, settings.buffer_events) if settings.journal else None
+        self.intake = Intake(settings, self.progress, self._wake, make)
         if self._closed:
             self.intake.close()
         for destination in self._destinations:

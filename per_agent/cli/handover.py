@@ -68,7 +68,8 @@ class Handover:
 
         Waits where the sidecar is slower. Raises `InvalidEvent`, and `Stop` where the sidecar takes no more.
         """
-        event = event_from_record(record, id=self._new_id(), now=time.time())
+        now = time.time()
+        event = event_from_record(record, id=self._new_id(now), now=now)
         encode(event)  # it raises where the event is too long
         while True:
             self._raise_failure()

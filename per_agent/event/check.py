@@ -41,7 +41,6 @@ def new_activity(
     user_id: str,
     activity_type_id: str,
     at: object,
-    *,
     id: str,
     now: float,
 ) -> Activity:

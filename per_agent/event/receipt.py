@@ -142,6 +142,7 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
     _encoded: bytes
     _lanes: tuple[str, ...]
     _progress: Progress
+    _place: int | tuple[int, ...] | None = None
     _ticket: Ticket | None = None
     _at: int = 0
     dropped: bool = False

@@ -36,12 +36,15 @@ class IntakeSettings(Section, frozen=True, kw_only=True):
         block_events: events that make a block full, so that it is stored at once.
         overflow: what `add_*` does when the buffer is full: raise `BufferFull`, wait, or drop the new event
             and count it as dropped.
+        journal: whether an event is also kept in a mapped file until it is stored, so that it outlives the
+            process from the moment that it is accepted.
     """
 
     buffer_events: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] = 100_000
     linger: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.05
     block_events: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 500  # what a block can count
     overflow: Literal["raise", "block", "drop_newest"] = "raise"
+    journal: bool = True
 
 
 class SpoolSettings(Section, frozen=True, kw_only=True):

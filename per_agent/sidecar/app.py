@@ -145,7 +145,9 @@ class App:
         state = scope["state"]
         if "id" not in state:
             brought = dict(scope["headers"]).get(b"x-request-id", b"")
-            state["id"] = brought.decode() if _REQUEST_ID.fullmatch(brought) else self._service.new_id()
+            state["id"] = (
+                brought.decode() if _REQUEST_ID.fullmatch(brought) else self._service.new_id(time.time())
+            )
         return str(state["id"])
 
 

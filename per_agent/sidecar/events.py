@@ -95,9 +95,8 @@ class _Batch:
         service, content = self._service, record.content
         if isinstance(content, dict) and len(content) > _FIELDS:
             raise InvalidEvent({"event": f"has {len(content)} fields, at most {_FIELDS} are taken"})
-        event = event_from_record(
-            content, id=service.new_id(), now=time.time(), livemode=service.agent.livemode
-        )
+        now = time.time()
+        event = event_from_record(content, id=service.new_id(now), now=now, livemode=service.agent.livemode)
         named = "id" in content or "identifier" in content
         if named and event in service.recent:
             self.repeats += 1

@@ -1,6 +1,6 @@
 """The durable queue of one process: the only thing that intake and courier share."""
 
-from per_agent.spool.adoption import abandoned, own, still_there
+from per_agent.spool.adoption import abandoned, own, still_there, take_journals
 from per_agent.spool.audit import Lane, Snapshot, snapshots
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.folder import Claim
@@ -35,4 +35,5 @@ __all__ = [
     "own",
     "snapshots",
     "still_there",
+    "take_journals",
 ]

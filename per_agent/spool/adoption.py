@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from per_agent import failpoint, journal
 from per_agent.errors import SpoolError
 from per_agent.spool import audit, folder
 from per_agent.spool.folder import Claim
@@ -21,9 +22,23 @@ def own(data_dir: Path, lanes: Collection[str], unusable: Collection[str] = ()) 
     """
     try:
         folder.prepare(data_dir)
-        return next(abandoned(data_dir, lanes, unusable), None) or folder.create(data_dir)
+        taken = next(abandoned(data_dir, lanes, unusable), None) or folder.create(data_dir)
     except OSError as error:
         raise SpoolError(f"{data_dir}: cannot keep a spool here: {error.strerror or error}") from error
+    take_journals(data_dir, lanes, taken.folder)
+    return taken
+
+
+def take_journals(data_dir: Path, lanes: Collection[str], place: Path) -> list[Path]:
+    """Move into *place*, a held spool's folder, what processes left that died before they had a spool.
+
+    Those that *lanes* can drain; to be recovered there. Returns where they lie now.
+    """
+    return [
+        taken
+        for path in journal.abandoned(data_dir)
+        if journal.pending(path).keys() <= set(lanes) and (taken := journal.take(path, place)) is not None
+    ]
 
 
 def abandoned(data_dir: Path, lanes: Collection[str], unusable: Collection[str] = ()) -> Iterator[Claim]:
@@ -44,10 +59,16 @@ def abandoned(data_dir: Path, lanes: Collection[str], unusable: Collection[str] 
             with suppress(OSError):
                 taken.remove()
             taken.release()
-        elif pending.keys() <= set(lanes):
+        elif (pending.keys() | _in_journals(place)) <= set(lanes):
+            failpoint.reach("lane adopted")
             yield taken
         else:
             taken.release()
+
+
+def _in_journals(place: Path) -> set[str]:
+    """The lanes of events that the journals in the spool's folder *place* hold."""
+    return {lane for path in journal.files(place) for lane in journal.pending(path)}
 
 
 def still_there(data_dir: Path, spool: str) -> bool:

@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Final
 
+from per_agent import journal
 from per_agent.errors import SpoolError
 from per_agent.log import Log
 from per_agent.spool.folder import Claim
+from per_agent.spool.inflow import Inflow
+from per_agent.spool.recovery import Recovery
 from per_agent.spool.store import STORAGE_TROUBLE, Store
 from per_agent.spool.trouble import Trouble
+from per_agent.spool.work import Work, nothing
 
 _OPEN_TRIES: Final = 3  # of a spool that was there before, until another is taken instead
 
@@ -45,12 +50,46 @@ class Home:
             self.opened.set_result(None)
         return True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a folder is held and the store in it open."""
+        return self.held is not None and self.store is not None
+
     def leave(self, *, keep_claim: bool) -> None:
         """Close the store; let go of the folder, but where *keep_claim* says that somebody else will."""
         if self.store is not None:
             self.store.close()
         if self.held is not None and not keep_claim:
             self.held.release()
+
+    def settle_in(self, inflow: Inflow) -> bool:
+        """Have the journal lie in the folder. False: the disk refused, and nothing may be committed."""
+        assert self.held is not None
+        try:
+            inflow.settle_in(self.held.folder)
+        except OSError as error:
+            self._disk.met(error)
+            return False
+        return True
+
+    def recoveries(self, inflow: Inflow) -> list[Work]:
+        """What is to be done for the journals of dead processes that lie in the folder."""
+        assert self.held is not None
+        assert self.store is not None
+        found = {path.stem: path for path in journal.files(self.held.folder)}
+        works = [
+            self.recovery(path, inflow)
+            for name, path in found.items()
+            if inflow.journal is None or inflow.journal.id != name
+        ]
+        if self.store.journals - found.keys():
+            works.append(Work(lambda changes: changes.forget_journals(found), nothing, nothing))
+        return works
+
+    def recovery(self, path: Path, inflow: Inflow) -> Work:
+        """The work of storing what a dead process left in the journal at *path*."""
+        recovery = Recovery(path, inflow.block_events, self.log)
+        return Work(recovery.apply, recovery.done, recovery.failed, stirs=True)
 
     def _could_not_open(self, error: BaseException) -> None:
         """Keep the claim and try again: a spool that is opened without its lock would be opened twice."""
@@ -76,6 +115,7 @@ class Home:
         lost = {lane: books.pending for lane, books in self.store.books.items() if books.pending}
         self.log.error("the spool's folder was deleted under way", events_lost=lost)
         self.store.close()
+        self.store = None
         if self.held is not None:
             self.held.release()
             self.held = None

@@ -1,11 +1,18 @@
-"""New events on their way from the source into a commit: taken in groups, kept until they are stored."""
+"""New events on their way from the source into a commit: taken in groups, kept until they are stored.
 
+With each commit the database notes which of the journal's numbers it holds, and their slots are free after it.
+"""
+
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Final
 
+from per_agent import failpoint
 from per_agent.event import Receipt
+from per_agent.journal import Journal, Place, Stamps
 from per_agent.spool.block import Block
 from per_agent.spool.transaction import Transaction
 from per_agent.spool.work import Source
@@ -13,6 +20,8 @@ from per_agent.spool.work import Source
 _GROUP_BLOCKS: Final = (
     16  # blocks of new events in one commit, so that a settlement never waits long for its turn
 )
+
+_TRY_EVERY: Final = 5.0  # seconds between tries to have a journal where one could not be made
 
 Fresh = list[tuple[list[Block], Sequence[Receipt]]]
 """The blocks of one commit's new events, one for each lane, and the receipts of their events."""
@@ -37,6 +46,9 @@ class Inflow:
         self._taken_at = 0.0  # epoch seconds
         self.block_events = block_events
         self.carried: list[Receipt] = []
+        self._stored = Stamps()  # of the journal: what the spool at hand has
+        self._storing = Stamps()  # the same, when the commit under way is done
+        self._try_at = 0.0  # monotonic
 
     def wake_at(self, count: int | None) -> None:
         """Have the source wake the spooler when *count* events wait."""
@@ -62,6 +74,28 @@ class Inflow:
         """Whether there is anything to commit."""
         return bool(self.carried or self.dropped or self.waiting())
 
+    def settle_in(self, folder: Path) -> None:
+        """The spool is in *folder*: the journal comes to lie there, where the next holder looks for it.
+
+        Raises `OSError`; nothing may be committed then, since nobody could tell what was.
+        """
+        if self._source is None:
+            return
+        if self._source.journal is None and time.monotonic() >= self._try_at:
+            self._try_at = time.monotonic() + _TRY_EVERY
+            self._source.open_journal()
+        journal = self._source.journal
+        if journal is None or (journal.path.parent == folder and journal.in_place()):
+            return
+        if journal.path.parent != folder:
+            self._stored = Stamps()
+        journal.move(folder)
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal of this process, if any."""
+        return None if self._source is None else self._source.journal
+
     def take(self) -> None:
         """Take from the source what one commit can hold."""
         if self._source is None:
@@ -85,13 +119,31 @@ class Inflow:
         ]
         for lane, count in self.dropped.items():
             changes.drop(lane, count)
+        journal = self.journal
+        if journal is not None and receipts:
+            self._storing = self._stored.plus(journal.stamps(_places(receipts)))
+            changes.note_journaled(journal.id, self._storing)
         return fresh
 
     def written(self, receipts: Sequence[Receipt]) -> None:
         """*receipts*, and what was dropped, are committed."""
         if receipts:
             self.carried = []
+            journal = self.journal
+            if journal is not None:
+                self._stored = self._storing
+                journal.release(_places(receipts))
+                failpoint.reach("slots released")
         self.dropped = {}
+
+    def finish(self) -> int:
+        """Nothing comes any more: give the journal up. Returns how many events are neither stored nor in it."""
+        if self._source is None:
+            return 0
+        self.carried += self._source.take(self._source.waiting())
+        if self._source.journal is not None:
+            self._source.journal.close()
+        return sum(place is None for place in _places(self.carried))
 
     # For any thread
 
@@ -106,6 +158,10 @@ class Inflow:
         if self._source is None or not self._source.waiting():
             return None
         return max(self._taken_at, self._source.since)
+
+
+def _places(receipts: Iterable[Receipt]) -> Iterable[Place]:
+    return map(attrgetter("_place"), receipts)
 
 
 def _batched(several: list[Receipt], size: int) -> list[list[Receipt]]:

@@ -153,6 +153,10 @@ class Spool:
             raise SpoolError("the spool is closed")
         return done.result(timeout)
 
+    def recover(self, path: Path) -> None:
+        """Store what a dead process left in the journal at *path*, which lies in this spool's folder."""
+        self._inbox.put(self._spooler.home.recovery(path, self._spooler.inflow))
+
     def look(self, question: Callable[[Store], Any], timeout: float | None = None) -> Any:
         """What *question* finds in the store, asked in the spooler's thread between two commits."""
         return self.run(self._asking(question), timeout)

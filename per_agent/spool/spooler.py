@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from per_agent import failpoint
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.event import Progress
 from per_agent.settings import IntakeSettings, SpoolSettings
@@ -106,9 +107,10 @@ class Spooler:
         return True
 
     def _open(self) -> bool:
-        if not self.home.open():
+        if not (self.home.is_open or self.home.open()) or not self.home.settle_in(self.inflow):
             return False
         self.room.measure(self.home.store)
+        self._works += self.home.recoveries(self.inflow)
         self._readers.feed([], self.home.store, stirred=True)
         return True
 
@@ -126,8 +128,8 @@ class Spooler:
 
         False when there is no spool to go on with: it was stopped before, or it was another's.
         """
-        if not self.home.is_gone():
-            return True
+        if self.home.is_open and not self.home.is_gone():
+            return self.home.settle_in(self.inflow)
         if self._source is None:
             self.stop.set()
             self._works.clear()
@@ -210,6 +212,8 @@ class Spooler:
             with store.transaction() as changes:
                 results = [work.apply(changes) for work in works]
                 fresh = self.inflow.write(changes, receipts)
+                failpoint.reach("before commit")
+            failpoint.reach("after commit")
         except SpoolCorrupt:  # what a work met on the disk; the disk itself is well
             self._one_by_one(works)
             return
@@ -279,9 +283,13 @@ class Spooler:
 
     def _leave(self) -> None:
         left = self.inflow.left
+        lost = self.inflow.finish()
         if left:
             self.home.log.error(
-                "stopped with events that could not be stored", events_lost=left, trouble=self.trouble
+                "stopped with events that could not be stored",
+                in_the_journal=left - lost,
+                events_lost=lost,
+                trouble=self.trouble,
             )
         self.home.leave(keep_claim=self.keeps_claim)
         self.ended = True

@@ -8,6 +8,8 @@ Keys::
 
     m/seq                    the last sequence number given out; never reused, so a block id is for ever
     a/<spool>                the books of that abandoned spool are in ours now
+    j/<journal>              which numbers of that journal are stored here
+    u/<journal>/<slot>       a slot of a journal that is not what was written, as it was found
     l/<lane>/n               the books
     l/<lane>/s               what the courier last said of the lane (JSON)
     l/<lane>/b/<block>       a block
@@ -72,6 +74,7 @@ class Store:
             {lane: self._read_damaged(lane) for lane in lanes},
         )
         self.marks = frozenset(key[2:] for key in self._disk.keys("a/", f"a/{END}", -1))
+        self.journals = frozenset(key[2:] for key in self._disk.keys("j/", f"j/{END}", -1))
 
     def _lanes(self) -> Iterator[str]:
         low = "l/"

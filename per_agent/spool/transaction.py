@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -10,6 +10,7 @@ import msgspec
 
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt
+from per_agent.journal import Stamps
 from per_agent.spool import block as blocks
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.disk import Disk
@@ -72,6 +73,28 @@ class Transaction:
     def drop(self, lane: str, count: int) -> None:
         """Enter in the books that *count* events were given up under the chosen overflow policy."""
         self._count(lane, accepted=count, dropped=count)
+
+    def journaled(self, journal: str) -> Stamps:
+        """Which numbers of *journal* the spool has stored."""
+        try:
+            return Stamps.decode(self._disk.get(_stored_of(journal)))
+        except (msgspec.MsgspecError, SpoolCorrupt):
+            # Taken for none: to deliver an event again, under its identifier, is the milder mistake.
+            return Stamps()
+
+    def note_journaled(self, journal: str, stored: Stamps) -> None:
+        """Enter that the spool has *stored* these numbers of *journal*: with the events, so nothing is stored twice."""
+        self._disk.set(_stored_of(journal), stored.encode())
+
+    def forget_journals(self, journals: Collection[str]) -> None:
+        """Drop the notes of all journals but *journals*: the others' files are gone."""
+        for key in self._disk.keys("j/", f"j/{END}", -1):
+            if key[2:] not in journals:
+                self._disk.delete(key)
+
+    def keep_unreadable(self, journal: str, slot: int, found: bytes) -> None:
+        """Keep the bytes of a slot that is not what was written, for a person to look at."""
+        self._disk.set(f"u/{journal}/{slot:08x}", found)
 
     # What goes out
 
@@ -227,6 +250,10 @@ class Transaction:
             self._known.damaged[lane] = self._known.damaged.get(lane, 0) + more
         for block, settled in self._settled.values():
             block.settled = settled
+
+
+def _stored_of(journal: str) -> str:
+    return f"j/{journal}"
 
 
 def parked_prefix(lane: str, key: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from per_agent.errors import PerAgentError
 from per_agent.event import Receipt
+from per_agent.journal import Journal
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.transaction import Transaction
 
@@ -37,6 +38,15 @@ class Source(Protocol):
 
     def seal(self) -> None:
         """Take no more events in, ever."""
+        ...
+
+    @property
+    def journal(self) -> Journal | None:
+        """Where the events lie as well until they are stored, so that they outlive the process."""
+        ...
+
+    def open_journal(self) -> None:
+        """Make the journal where there is to be one and is none. Never raises."""
         ...
 
 

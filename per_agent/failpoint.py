@@ -1,0 +1,63 @@
+"""Failpoints: named steps of durability at which a test can have this process killed.
+
+`PER_AGENT_TEST_DIE_AT="block written:3"` ends the process with SIGKILL when it comes to that step for the third
+time (without a number: the first). For tests only: nothing else reads it, and what is not armed does nothing.
+"""
+
+import os
+import signal
+from itertools import count
+from typing import Final
+
+ENVIRONMENT: Final = "PER_AGENT_TEST_DIE_AT"
+
+POINTS: Final = frozenset(
+    {
+        # an event comes in
+        "journal made",
+        "slot written",
+        "part written",
+        "event queued",
+        # and is stored
+        "journal moved",
+        "block written",
+        "before commit",
+        "after commit",
+        "slots released",
+        # what a dead process left is found again
+        "journal taken",
+        "journal recovered",
+        "journal removed",
+        "lane adopted",
+        "books absorbed",
+        "spool removed",
+        # it is delivered
+        "request sent",
+        "answer read",
+        "before settle",
+        "dead letter written",
+        "event parked",
+        "after settle",
+        "ledger written",
+        "ledger committed",
+        # and the disk is kept small
+        "checkpoint",
+    }
+)
+"""Every step; a test dies at each of them."""
+
+_passed = count(1)
+
+
+def armed(point: str) -> bool:
+    """Whether this process is to die at *point*."""
+    assert point in POINTS, point
+    return os.environ.get(ENVIRONMENT, "").partition(":")[0] == point
+
+
+def reach(point: str) -> None:
+    """The process comes to *point*. Does nothing unless a test has armed it."""
+    if ENVIRONMENT in os.environ and armed(point):
+        _, _, which = os.environ[ENVIRONMENT].partition(":")
+        if next(_passed) >= int(which or 1):
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,289 @@
+"""`Journal`: the one that this process writes to. `write` is for any thread; the rest says for whom it is.
+
+A slot is taken from a stack of free ones and comes back to it, so the same few are used again and again, and
+few pages are touched however large the file is. Taking one, and giving an event its number, are each a single
+operation of the interpreter: no lock, and nothing is half-done where a signal handler records an event too.
+"""
+
+import errno
+import fcntl
+import itertools
+import mmap
+import os
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from per_agent import failpoint
+from per_agent.journal import layout
+from per_agent.journal.layout import FIRST, FOLD, PART, PART_HEAD, PART_ROOM, RECORD, ROOM, SHIFT, WHOLE
+
+FOLDER: Final = "journals"
+SUFFIX: Final = ".journal"
+_CHUNK: Final = 1024  # slots that are put on the stack at once
+_LONGEST: Final = 512  # slots; the longest event takes 287
+_TRIES: Final = 8  # names: somebody may take a new file for an abandoned one before it is locked
+
+Place = int | tuple[int, ...] | None
+"""Where an event lies: its slot, or the slots of its parts, or nowhere."""
+
+
+class JournalFull(Exception):
+    """No slot is free."""
+
+
+class Journal:
+    """A journal's file, locked and mapped. Made by `make`.
+
+    Attributes:
+        write: `(encoded, lanes) -> Place`: keep an encoded event that goes to *lanes*, whatever becomes of the
+            process from then on. No system call, no lock. Raises `JournalFull`.
+        id: its name, for ever its own.
+        path: where it lies at present.
+    """
+
+    def __init__(self, path: Path, mapped: mmap.mmap, inode: int) -> None:
+        self.path = path
+        self.id = path.name.removesuffix(SUFFIX)
+        self._inode = inode
+        self._size = len(mapped)
+        self._end = self._size >> SHIFT
+        self._free: deque[int] = deque()
+        self._chunks = itertools.count(FIRST, _CHUNK)
+        self._used = FIRST  # no slot from here on was ever used
+        self._numbers = itertools.count(1)
+        self._routes = _Routes(self._add_route)
+        self._mapped = mapped
+        self.write, self._map = self._writer()
+
+    def _writer(self) -> tuple[Callable[[bytes, tuple[str, ...]], Place], Callable[[mmap.mmap], None]]:
+        # A closure, since the names of a closure cost the caller a third of what an object's attributes do.
+        mapped = self._mapped
+        take, number, routes = self._free.pop, self._numbers.__next__, self._routes
+        pack, checksum, more, write_parts = RECORD.pack_into, zlib.crc32, self._more, self._write_parts
+
+        def write(encoded: bytes, lanes: tuple[str, ...]) -> Place:
+            length = len(encoded)
+            if length > ROOM:
+                return write_parts(encoded, lanes)
+            stamp = number() << 8 | routes[lanes]
+            try:
+                slot = take()
+            except IndexError:
+                slot = more()
+            pack(mapped, slot << SHIFT, checksum(encoded, stamp % FOLD), stamp, length, encoded, WHOLE)
+            return slot
+
+        def use(other: mmap.mmap) -> None:
+            nonlocal mapped
+            self._mapped = mapped = other
+
+        return (_dying(write) if failpoint.armed("slot written") else write), use
+
+    def _more(self) -> int:
+        """A slot from beyond those that were ever used."""
+        first = next(self._chunks)
+        if first >= self._end:
+            try:
+                return self._free.pop()  # some came back meanwhile
+            except IndexError:
+                raise JournalFull from None
+        end = min(first + _CHUNK, self._end)
+        self._used = max(self._used, end)
+        self._free.extend(range(end - 1, first, -1))  # downwards, so that the first is the next to be taken
+        return first
+
+    def _write_parts(self, encoded: bytes, lanes: tuple[str, ...]) -> Place:
+        """Keep an event in as many slots as it takes. It is there when the last of them is."""
+        pieces = [encoded[at : at + PART_ROOM] for at in range(0, len(encoded), PART_ROOM)]
+        route = self._routes[lanes]
+        slots: list[int] = []
+        try:
+            for _ in pieces:
+                slots.append(self._free.pop() if self._free else self._more())  # noqa: PERF401  (given back below)
+        except (JournalFull, IndexError):
+            self._free.extend(reversed(slots))
+            raise JournalFull from None
+        event = 0
+        for at, (slot, piece) in enumerate(zip(slots, pieces, strict=True)):
+            stamp = next(self._numbers) << 8 | route
+            event = event or stamp
+            payload = PART_HEAD.pack(event, at, len(pieces)) + piece
+            RECORD.pack_into(
+                self._mapped,
+                slot << SHIFT,
+                zlib.crc32(payload, stamp % FOLD),
+                stamp,
+                len(payload),
+                payload,
+                PART,
+            )
+            failpoint.reach("part written")
+        return tuple(slots)
+
+    def _add_route(self, lanes: tuple[str, ...]) -> int:
+        with memoryview(self._mapped) as buffer:
+            number = layout.add_route(buffer, lanes)
+        if number is None:
+            raise JournalFull
+        return number
+
+    # What becomes of a slot
+
+    def stamps(self, places: Iterable[Place]) -> list[int]:
+        """The numbers of the events at *places*, a number for each slot."""
+        mapped, unpack, at = self._mapped, layout.STAMP.unpack_from, layout.STAMP_AT
+        return [unpack(mapped, (slot << SHIFT) + at)[0] >> 8 for slot in _slots(places)]
+
+    def release(self, places: Iterable[Place]) -> None:
+        """Free the slots of events that are stored, or that were not accepted after all. For any thread."""
+        mapped, at = self._mapped, layout.STATE_AT
+        slots = _slots(places)
+        for slot in slots:
+            mapped[(slot << SHIFT) + at] = layout.FREE
+        slots.reverse()  # the first are used first
+        self._free.extend(slots)
+
+    def fits(self, encoded: bytes) -> bool:
+        """Whether there is room for *encoded* at present."""
+        slots = 1 if len(encoded) <= ROOM else -(-len(encoded) // PART_ROOM)
+        return len(self._free) + self._end - self._used >= slots
+
+    @property
+    def empty(self) -> bool:
+        """Whether no slot is taken, as far as the file says."""
+        return not self._mapped[(FIRST << SHIFT) + layout.STATE_AT :: layout.SLOT].strip(b"\0")
+
+    # Where it lies: for the spooler's thread
+
+    def in_place(self) -> bool:
+        """Whether the file that is written to is the one at `path`: somebody may have deleted it."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def move(self, folder: Path) -> None:
+        """Have the file lie in *folder*. Where somebody deleted it, one like it is made. Raises `OSError`."""
+        path = folder / self.path.name
+        if self.in_place():
+            self.path.rename(path)
+        else:
+            self._replace(path)
+        self.path = path
+        failpoint.reach("journal moved")
+
+    def _replace(self, path: Path) -> None:
+        """Go on with a new file at *path*. No slot is freed meanwhile, since the thread that does it is here."""
+        path.unlink(missing_ok=True)
+        old = self._mapped
+        new, self._inode = _create(path, self._size)
+        end = self._used << SHIFT
+        new[:end] = old[:end]
+        self._map(new)
+        # What a call was writing just then, it wrote to the old one, which lives until that call lets go of it.
+        unpack, at = layout.STAMP.unpack_from, layout.STAMP_AT
+        for place in range(FIRST << SHIFT, end, layout.SLOT):
+            if unpack(old, place + at) > unpack(new, place + at):
+                new[place : place + layout.SLOT] = old[place : place + layout.SLOT]
+
+    # The end
+
+    def close(self) -> bool:
+        """Give the file up, and delete it if nothing is in it. False: something is, for the next to recover.
+
+        Nothing may be accepted any more. A call that is late writes into nothing, and finds out by itself.
+        """
+        empty = self.empty
+        if empty and self.in_place():
+            with suppress(OSError):
+                self.path.unlink()
+        self.let_go()
+        return empty
+
+    def let_go(self) -> None:
+        """Leave the file as it is: in a forked child it is the parent's, lock and all."""
+        # It is unmapped, and its lock given back, when the last call that is writing to it lets go of it, too.
+        self._map(mmap.mmap(-1, self._size))
+
+
+class _Routes(dict[tuple[str, ...], int]):
+    """The numbers of the routes; a new one is added to the head when it is first asked for."""
+
+    def __init__(self, add: Callable[[tuple[str, ...]], int]) -> None:
+        super().__init__()
+        self._add = add
+
+    def __missing__(self, lanes: tuple[str, ...]) -> int:
+        self[lanes] = number = self._add(lanes)
+        return number
+
+
+def make(data_dir: Path, events: int) -> Journal:
+    """A new journal for *events* under *data_dir*, which is made if need be. Raises `OSError`.
+
+    Each has a slot, and a quarter more are for those that take several; one of the longest fits in any case.
+    The disk's blocks are set aside at once: a mapping that a full disk cannot give one ends the process.
+    """
+    size = (FIRST + events + events // 4 + _LONGEST) << SHIFT
+    folder = data_dir / FOLDER
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for _ in range(_TRIES):
+        path = folder / f"{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}{SUFFIX}"
+        with suppress(BlockingIOError, FileExistsError, FileNotFoundError):
+            mapped, inode = _create(path, size)
+            failpoint.reach("journal made")
+            return Journal(path, mapped, inode)
+    raise OSError(errno.EAGAIN, f"{folder}: new files are taken away")
+
+
+def _create(path: Path, size: int) -> tuple[mmap.mmap, int]:
+    """A journal without events at *path*, locked for as long as it is mapped, and its inode."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        # The mapping holds the file open, and so the lock is its own: it goes with it.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.posix_fallocate(fd, 0, size)
+        mapped = mmap.mmap(fd, size)
+        with memoryview(mapped) as buffer:
+            layout.write_head(buffer, (size >> SHIFT) - FIRST, time.time())
+        return (
+            mapped,
+            path.stat().st_ino,
+        )  # raises where it was taken for an abandoned one before it was locked
+    except BlockingIOError:
+        raise  # it was taken so just now
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+    finally:
+        os.close(fd)
+
+
+def _slots(places: Iterable[Place]) -> list[int]:
+    slots: list[int] = []
+    for place in places:
+        if type(place) is int:
+            slots.append(place)
+        elif place is not None:
+            slots += place  # type: ignore[arg-type]  # the type check above is by identity, for its speed
+    return slots
+
+
+def _dying(
+    write: Callable[[bytes, tuple[str, ...]], Place],
+) -> Callable[[bytes, tuple[str, ...]], Place]:
+    """*write* with a failpoint, which the way of every event is too short for."""
+
+    def write_and_die(encoded: bytes, lanes: tuple[str, ...]) -> Place:
+        place = write(encoded, lanes)
+        failpoint.reach("slot written")
+        return place
+
+    return write_and_die

@@ -1,0 +1,127 @@
+"""A journal's bytes: a head with the lanes that events go to, then slots of one size.
+
+::
+
+    head    magic, format, slot size, number of slots, made at (ms), checksum; then the routes, each with its own
+    slot    checksum, stamp, length, payload, state
+
+The state is a slot's last byte and is written last: a process that dies over a slot leaves it free, and the
+call that was writing has not returned. So a slot that is taken and whose checksum is wrong was damaged later.
+A stamp is the number that the journal gave the event, and its route. An event that is too long for a slot lies
+in several, each a part that says whose it is.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from per_agent.errors import SpoolCorrupt
+
+FORMAT: Final = 1
+HEAD: Final = 16 * 1024
+"""Bytes before the first slot."""
+SHIFT: Final = 8
+SLOT: Final = 1 << SHIFT
+"""Bytes of a slot: an activity with long ids, or a meter event with some metadata, fits into one."""
+FIRST: Final = HEAD >> SHIFT
+"""The number of the first slot: a slot's place in the file is its number shifted, with nothing to add."""
+
+FREE: Final = 0
+WHOLE: Final = 1
+PART: Final = 2
+
+_MAGIC: Final = b"PAJ\n"
+_HEAD: Final = struct.Struct("<4sHHIQI")
+_ROUTES: Final = 64  # where they begin
+_ROUTE: Final = struct.Struct("<HI")  # length, checksum
+ROUTES: Final = 1 << 8
+
+RECORD: Final = struct.Struct("<IQH241sB")
+assert RECORD.size == SLOT
+ROOM: Final = 241
+"""Bytes of an event that fit into one slot."""
+STAMP: Final = struct.Struct("<Q")
+STAMP_AT: Final = 4
+STATE_AT: Final = SLOT - 1
+PART_HEAD: Final = struct.Struct("<QHH")
+"""Of a part: the stamp of the event's first part, which part it is, how many there are."""
+PART_ROOM: Final = ROOM - PART_HEAD.size
+
+FOLD: Final = 4294967291
+"""The largest prime below 2**32: what is left of a stamp over it starts the checksum, so all its bits count."""
+
+
+class Head(NamedTuple):
+    """What a journal says of itself. *sound*: whether it is as it was written."""
+
+    format: int
+    slots: int
+    made_at: float
+    sound: bool
+
+
+def write_head(buffer: memoryview, slots: int, made_at: float) -> None:
+    packed = _HEAD.pack(_MAGIC, FORMAT, SLOT, slots, int(made_at * 1000), 0)[:-4]
+    buffer[: _HEAD.size] = packed + zlib.crc32(packed).to_bytes(4, "little")
+
+
+def read_head(buffer: memoryview) -> Head | None:
+    """The head; None where none was ever written: its maker died over it, and nothing is in it."""
+    if len(buffer) < HEAD or not any(buffer[: _HEAD.size]):
+        return None
+    magic, form, _, slots, made_ms, checksum = _HEAD.unpack_from(buffer)
+    sound = magic == _MAGIC and zlib.crc32(buffer[: _HEAD.size - 4]) == checksum
+    return Head(form if sound else FORMAT, slots, made_ms / 1000, sound)
+
+
+def add_route(buffer: memoryview, lanes: tuple[str, ...]) -> int | None:
+    """Keep *lanes* in the head, before any slot refers to them. Returns the route's number, None: no room."""
+    number, at = 0, _ROUTES
+    for found, end in _routes(buffer):
+        if found == lanes:
+            return number
+        number, at = number + 1, end
+    said = json.dumps(lanes).encode()
+    if number >= ROUTES or at + _ROUTE.size + len(said) > HEAD:
+        return None
+    buffer[at + _ROUTE.size : at + _ROUTE.size + len(said)] = said
+    _ROUTE.pack_into(buffer, at, len(said), zlib.crc32(said))
+    return number
+
+
+def routes(buffer: memoryview) -> list[tuple[str, ...] | None]:
+    """The lanes by the number of their route; None for those that cannot be read."""
+    return [lanes for lanes, _ in _routes(buffer)]
+
+
+def _routes(buffer: memoryview) -> Iterator[tuple[tuple[str, ...] | None, int]]:
+    at = _ROUTES
+    while at + _ROUTE.size <= HEAD:
+        length, checksum = _ROUTE.unpack_from(buffer, at)
+        end = at + _ROUTE.size + length
+        if length == 0 or end > HEAD:
+            return
+        said = bytes(buffer[at + _ROUTE.size : end])
+        yield (tuple(json.loads(said)) if zlib.crc32(said) == checksum else None), end
+        at = end
+
+
+class Slot(NamedTuple):
+    """A slot that is taken. *given* is the number that its journal gave it, *state* is `WHOLE` or `PART`."""
+
+    number: int
+    given: int
+    route: int
+    payload: bytes
+    state: int
+
+
+def read_slot(buffer: memoryview, number: int) -> Slot:
+    """The taken slot *number*. Raises `SpoolCorrupt` where it is not what was written."""
+    checksum, stamp, length, payload, state = RECORD.unpack_from(buffer, number << SHIFT)
+    payload = payload[:length]
+    if length > ROOM or state not in (WHOLE, PART) or zlib.crc32(payload, stamp % FOLD) != checksum:
+        raise SpoolCorrupt(f"slot {number} of a journal is not what was written")
+    return Slot(number, stamp >> 8, stamp & 0xFF, payload, state)
