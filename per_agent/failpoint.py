@@ -17,7 +17,6 @@ POINTS: Final = frozenset(
         "journal made",
         "slot written",
         "part written",
-        "event queued",
         # and is stored
         "journal moved",
         "block written",

@@ -36,7 +36,7 @@ from per_agent.settings import (
     default_data_dir,
     load,
 )
-from per_agent.spool import DeadLetters, snapshots
+from per_agent.spool import DeadLetters, loose, snapshots
 
 
 class Agent:
@@ -210,13 +210,14 @@ class Agent:
         Events that are in this process's memory count as accepted and pending. Raises `SpoolError` when a
         spool cannot be read.
         """
-        in_memory = self._life.in_memory()
+        unstored = self._life.in_memory()
         on_disk = snapshots(self.data_dir)
+        unstored += [loose(self.data_dir), *(each.journaled for each in on_disk)]
         return total(
             [
                 {destination.name: Books() for destination in self.destinations},
                 *({name: lane.books for name, lane in each.lanes.items()} for each in on_disk),
-                *({lane: Books(n, pending=n) for lane, n in counts.items()} for counts in in_memory),
+                *({lane: Books(n, pending=n) for lane, n in counts.items()} for counts in unstored),
             ]
         )
 

@@ -4,6 +4,7 @@
 a sidecar that the command asks.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ import msgspec
 from per_agent.books import Books, total
 from per_agent.courier import Condition
 from per_agent.event import iso
-from per_agent.spool import Lane, Parking, Snapshot, snapshots
+from per_agent.spool import Lane, Parking, Snapshot, loose, snapshots
 
 _WORST_FIRST: Final = ("halted", "retrying", "open")
 
@@ -89,6 +90,11 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     def warnings(self) -> list[str]:
         """What will not go on by itself, a sentence each."""
         return [
+            f"spool {spool.id}: in a journal, slots are not what was written: up to {spool.unreadable:,} events"
+            " are lost; what was found there is kept"
+            for spool in self.spools
+            if spool.unreadable
+        ] + [
             f"{standing.stranded:,} event{' waits' if standing.stranded == 1 else 's wait'} for destination"
             f" {standing.name!r}, which is not configured: no agent with this configuration delivers them"
             for standing in self.standings
@@ -111,7 +117,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
                     "folder": str(each.folder),
                     "held": each.held,
                     "bytes_used": each.bytes_used,
-                    "pending": sum(lane.books.pending for lane in each.lanes.values()),
+                    "pending": sum(lane.books.pending for lane in each.lanes.values())
+                    + sum(each.journaled.values()),
                     "dead_letters": sum(lane.letters for lane in each.lanes.values()),
                 }
                 for each in self.spools
@@ -141,22 +148,23 @@ def overview(
     books count them as accepted and pending.
     """
     spools = tuple(snapshots(data_dir))
-    names = list(
-        dict.fromkeys([*(configured or ()), *sorted({lane for each in spools for lane in each.lanes})])
-    )
+    unstored = sum((Counter(each.journaled) for each in spools), Counter(loose(data_dir)))
+    unstored.update(in_memory or {})
+    lanes = {lane for each in spools for lane in each.lanes} | unstored.keys()
+    names = list(dict.fromkeys([*(configured or ()), *sorted(lanes)]))
     standings = tuple(
         _standing(
             name,
             None if configured is None else name in configured,
             spools,
-            (in_memory or {}).get(name, 0),
+            unstored[name],
         )
         for name in names
     )
     return Overview(data_dir=data_dir, spools=spools, standings=standings)
 
 
-def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in_memory: int) -> Standing:
+def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], unstored: int) -> Standing:
     found = [(spool, spool.lanes[name]) for spool in spools if name in spool.lanes]
     lanes = [lane for _, lane in found]
     parkings = sorted((each for lane in lanes for each in lane.parkings), key=lambda each: each.since)
@@ -164,7 +172,7 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in
     return Standing(
         name=name,
         configured=configured,
-        books=total([{name: Books(in_memory, pending=in_memory)}, *({name: lane.books} for lane in lanes)])[
+        books=total([{name: Books(unstored, pending=unstored)}, *({name: lane.books} for lane in lanes)])[
             name
         ],
         waiting=sum(lane.waiting for lane in lanes),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from per_agent import failpoint
 from per_agent.event import Event
 from per_agent.spool import Block, BlockId, DeadLetter, Parking, Settlement, Spool
 
@@ -64,7 +65,10 @@ class Loaded:
         self._busy = True
         self._delivered, self._dead, self._parked = [], [], {}
 
+        failpoint.reach("before settle")
+
         def committed() -> None:
+            failpoint.reach("after settle")
             self._busy = False
             self.left -= decided
             self.window.parked([parking for parking, _ in what.parked])

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+from per_agent import failpoint
 from per_agent.errors import Refused, Unavailable
 from per_agent.ledger import trouble
 from per_agent.ledger.connection import Connection, connect, identity
@@ -96,7 +97,9 @@ class Database:
                 with self._borrowed() as connection:
                     connection.execute(begin)
                     result = work(connection)
+                    failpoint.reach("ledger written")
                     connection.execute("COMMIT")
+                    failpoint.reach("ledger committed")
                     return result
             except (sqlite3.Error, OSError) as error:
                 if trouble.passes(error) and time.monotonic() < deadline:

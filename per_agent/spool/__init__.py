@@ -1,7 +1,7 @@
 """The durable queue of one process: the only thing that intake and courier share."""
 
 from per_agent.spool.adoption import abandoned, own, still_there, take_journals
-from per_agent.spool.audit import Lane, Snapshot, snapshots
+from per_agent.spool.audit import Lane, Snapshot, loose, snapshots
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.folder import Claim
 from per_agent.spool.inflow import by_lane
@@ -32,6 +32,7 @@ __all__ = [
     "abandoned",
     "answer_requests",
     "by_lane",
+    "loose",
     "own",
     "snapshots",
     "still_there",

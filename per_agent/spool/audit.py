@@ -6,13 +6,15 @@ the books were written beside them, transaction by transaction.
 
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from per_agent import journal
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import block as blocks
@@ -82,7 +84,15 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One spool at one moment. `held`: whether a process uses it; `absorbed`: spools counted in its books."""
+    """One spool at one moment.
+
+    Attributes:
+        held: whether a process uses it.
+        absorbed: spools counted in its books.
+        journaled: for each lane, events that its dead holder accepted and did not store: they are in a journal,
+            and in no books yet.
+        unreadable: slots of journals that were not what was written.
+    """
 
     id: str
     folder: Path
@@ -90,6 +100,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     bytes_used: int
     lanes: dict[str, Lane]
     absorbed: tuple[str, ...]
+    journaled: dict[str, int]
+    unreadable: int
 
 
 def snapshots(data_dir: Path) -> list[Snapshot]:
@@ -118,6 +130,9 @@ def read(folder: Path) -> Snapshot | None:
             database.execute("BEGIN")  # one moment for all that is read
             lanes = {lane: _lane(database, lane) for lane in _lanes(database)}
             absorbed = tuple(key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}")))
+            is_held = held(folder)
+            journaled = Counter() if is_held else _journaled(database, folder)
+            unreadable = len(database.execute(_READ, ("u/", f"u/{_END}")).fetchall())
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -128,7 +143,29 @@ def read(folder: Path) -> Snapshot | None:
         if not file.exists() or "no such table" in str(error):
             return None  # it is being made, or was removed just now
         raise SpoolError(f"{file}: cannot be read: {error}") from error
-    return Snapshot(folder.name, folder, held(folder), used, lanes, absorbed)
+    return Snapshot(folder.name, folder, is_held, used, lanes, absorbed, dict(journaled), unreadable)
+
+
+def loose(data_dir: Path) -> dict[str, int]:
+    """For each lane, the events of processes that died before they had a spool: they are in journals only."""
+    counts: Counter[str] = Counter()
+    for path in journal.abandoned(data_dir):
+        with suppress(SpoolCorrupt):
+            for event in journal.read(path).events:
+                counts.update(event.lanes)
+    return dict(counts)
+
+
+def _journaled(database: sqlite3.Connection, folder: Path) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for path in journal.files(folder):
+        with suppress(SpoolCorrupt, msgspec.MsgspecError):
+            left = journal.read(path)
+            stored = journal.Stamps.decode(_one(database, f"j/{left.id}"))
+            for event in left.events:
+                if not all(number in stored for number in event.numbers):
+                    counts.update(event.lanes)
+    return counts
 
 
 def pending(folder: Path) -> dict[str, int] | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import diskcache
 
+from per_agent import failpoint
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import forks
 
@@ -194,6 +195,7 @@ class Disk:
     def shrink(self) -> int:
         """Move the write-ahead log into the database and cut it. Returns the bytes used then."""
         self._sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        failpoint.reach("checkpoint")
         return self.bytes_used()
 
     def in_place(self) -> bool:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from per_agent import failpoint
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt
 from per_agent.journal import Stamps
@@ -68,6 +69,7 @@ class Transaction:
         for lane in lanes:
             self._disk.set(f"l/{lane}/b/{block_id}", packed)
             self._count(lane, accepted=len(events), pending=len(events))
+        failpoint.reach("block written")
         return [Block(lane, block_id, events, made_at) for lane in lanes]
 
     def drop(self, lane: str, count: int) -> None:
@@ -116,6 +118,7 @@ class Transaction:
                 after |= 1 << at
                 dead += 1
                 self._disk.set(f"l/{block.lane}/x/{self._next():012x}", _pack(letter))
+                failpoint.reach("dead letter written")
         for parking, positions in what.parked:
             after = self._park(block, parking, positions, after)
         if after == (1 << block.count) - 1:
@@ -135,6 +138,7 @@ class Transaction:
             self._disk.set(parked_prefix(block.lane, parking.key) + str(part), packed)
             if self._disk.get(parking_key(block.lane, parking.key)) is None:
                 self._disk.set(parking_key(block.lane, parking.key), _pack(parking))
+            failpoint.reach("event parked")
         self._parked[block.lane] += len(fresh)
         for at in fresh:
             settled |= 1 << at

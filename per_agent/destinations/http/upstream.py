@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import msgspec
 
+from per_agent import failpoint
 from per_agent.backoff import retry_after
 from per_agent.destinations.http.answer import SEND_LIMIT, Answer
 from per_agent.destinations.http.deadline import DeadlineTransport, within
@@ -156,7 +157,10 @@ class Upstream:
         with self._lease() as pool, within(pool.access.total):
             try:
                 with pool.client.stream(method, url, headers=sent, content=body) as response:
-                    return self._read(response, limit)
+                    failpoint.reach("request sent")  # and received, since an answer has begun
+                    answer = self._read(response, limit)
+                    failpoint.reach("answer read")
+                    return answer
             except httpx.RequestError as error:
                 raise Unavailable(self.name, f"{method} {path}", clip(self.hide(_why(error)))) from error
             except httpx.InvalidURL as error:
