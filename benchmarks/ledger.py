@@ -54,14 +54,14 @@ def activities(rows: int, users: int, billings: int) -> Iterator[Activity]:
     dice, identifiers = random.Random(1), Identifiers()
     for at in times(rows, dice):
         user = dice.randrange(users)
-        yield Activity(identifiers(at), f"acme-{user % billings}", f"user-{user}", "active-users", at)
+        yield Activity(identifiers.new(at), f"acme-{user % billings}", f"user-{user}", "active-users", at)
 
 
 def meter_events(rows: int, customers: int) -> Iterator[MeterEvent]:
     dice, identifiers = random.Random(2), Identifiers()
     for at in times(rows, dice):
         value = f"{dice.randrange(1, 10_000) / 1000}"
-        yield MeterEvent(identifiers(at), "api.calls", f"cus_{dice.randrange(customers):010d}", value, at)
+        yield MeterEvent(identifiers.new(at), "api.calls", f"cus_{dice.randrange(customers):010d}", value, at)
 
 
 def insert(what: str, ledger: Ledger, path: Path, events: Iterator[Event]) -> None:

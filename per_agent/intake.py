@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from per_agent.errors import AgentClosed, BufferFull, PerAgentError
-from per_agent.event import Event, Progress, Receipt, encode
+from per_agent.event import MAX_EVENT_BYTES, Event, Progress, Receipt, encode, encode_unchecked
 from per_agent.journal import Journal, JournalFull, Place
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings
@@ -74,7 +74,12 @@ class Intake:
         Raises `InvalidEvent` when the event cannot be encoded, `AgentClosed` after `close`, and by the policy
         `raise` `BufferFull`, or `SpoolFull` when the disk limit is reached; the event is then not accepted.
         """
-        encoded = encode(event)
+        try:
+            encoded = encode_unchecked(event)  # a call less than `encode`, on every event's way
+        except UnicodeEncodeError:
+            encoded = b""
+        if not 0 < len(encoded) <= MAX_EVENT_BYTES:
+            encode(event)  # says what is wrong with it
         waiting = self._waiting
         while True:
             if len(waiting) < self._room:

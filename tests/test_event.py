@@ -508,43 +508,43 @@ def test_an_enormous_number_in_a_record_is_refused_and_breaks_nothing(number):
 
 
 def test_identifiers_are_uuids_of_version_7_with_the_time_in_front():
-    identifier = uuid.UUID(Identifiers()(1_700_000_000.123_456))
+    identifier = uuid.UUID(Identifiers().new(1_700_000_000.123_456))
     assert (identifier.version, identifier.variant) == (7, uuid.RFC_4122)
     assert identifier.int >> 80 == 1_700_000_000_123
 
 
 def test_every_identifier_is_a_valid_uuid_whatever_the_node_and_the_counter_say():
     nodes = itertools.cycle([b"\x00" * 6, b"\xff" * 6, bytes(range(6))])
-    new = Identifiers(entropy=lambda n: next(nodes))
-    several = [uuid.UUID(new(1e9)) for _ in range(1_000_000)]
+    ids = Identifiers(entropy=lambda n: next(nodes))
+    several = [uuid.UUID(ids.new(1e9)) for _ in range(1_000_000)]
     assert {(one.version, one.variant) for one in several} == {(7, uuid.RFC_4122)}
     assert len(set(several)) == 1_000_000, "also over the end of the counter"
 
 
 def test_identifiers_sort_by_time():
-    new = Identifiers()
-    several = [new(tick / 1000) for tick in range(1_700_000_000_000, 1_700_000_010_000, 7)]
+    ids = Identifiers()
+    several = [ids.new(tick / 1000) for tick in range(1_700_000_000_000, 1_700_000_010_000, 7)]
     assert several == sorted(several)
 
 
 def test_identifiers_of_one_moment_are_unique():
-    new = Identifiers()
-    assert len({new(0.0) for _ in range(100_000)}) == 100_000
+    ids = Identifiers()
+    assert len({ids.new(0.0) for _ in range(100_000)}) == 100_000
 
 
 def test_a_clock_that_goes_back_and_forth_makes_no_identifier_twice():
-    new = Identifiers()
-    assert len({new(1e9 + n % 7 / 1000) for n in range(100_000)}) == 100_000
+    ids = Identifiers()
+    assert len({ids.new(1e9 + n % 7 / 1000) for n in range(100_000)}) == 100_000
 
 
 def test_threads_never_get_the_same_identifier():
-    new = Identifiers()
+    ids = Identifiers()
     made: list[list[str]] = [[] for _ in range(8)]
     begin = threading.Barrier(8)
 
     def make(mine: list[str]) -> None:
         begin.wait()
-        mine.extend(new(n % 50 / 1000) for n in range(50_000))
+        mine.extend(ids.new(n % 50 / 1000) for n in range(50_000))
 
     threads = [threading.Thread(target=make, args=(mine,)) for mine in made]
     for thread in threads:
@@ -583,8 +583,8 @@ def test_parent_and_children_of_a_fork_never_make_the_same_identifier(tmp_path):
 
 
 def test_processes_draw_nodes_of_their_own():
-    assert Identifiers()(1e9) != Identifiers()(1e9)
-    new = Identifiers()
-    before = new(1e9)
-    new.renew()
-    assert new(1e9)[14:-6] != before[14:-6]
+    assert Identifiers().new(1e9) != Identifiers().new(1e9)
+    ids = Identifiers()
+    before = ids.new(1e9)
+    ids.renew()
+    assert ids.new(1e9)[14:-6] != before[14:-6]

@@ -35,7 +35,11 @@ def lanes_of(destinations: Collection[Destination]) -> dict[type[Event], tuple[s
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError([f"two destinations are named {name!r}: each needs its own lane" for name in twice])
-    return {kind: tuple(d.name for d in destinations if kind in d.takes) for kind in (Activity, MeterEvent)}
+    activity, meter = (
+        tuple(d.name for d in destinations if kind in d.takes) for kind in (Activity, MeterEvent)
+    )
+    # One object where they are equal: the journal knows the lanes of most events by their identity.
+    return {Activity: activity, MeterEvent: activity if activity == meter else meter}
 
 
 def destination_of(name: str, settings: DestinationSettings) -> Destination:

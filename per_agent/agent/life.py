@@ -61,7 +61,8 @@ class Life:
         self._closed = False
         self._log = Log()
         self.described: Settings | None = None
-        self.new_id = Identifiers()
+        self._identifiers = Identifiers()
+        self.new_id = self._identifiers.new
         self.engine: Engine | None = None
         self._ended: Engine | None = None
         self._renew()
@@ -112,7 +113,7 @@ class Life:
         _left_to_parents.append((self.engine, self.intake, self.progress))
         self.engine = self._ended = None
         self._starting = threading.RLock()
-        self.new_id.renew()
+        self._identifiers.renew()
         self._renew()
 
     def _renew(self) -> None:

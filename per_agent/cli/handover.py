@@ -42,7 +42,7 @@ class Handover:
         self._wait = wait
         self._patience = patience
         self._before = sidecar.status() if wait is Wait.DELIVERED else None
-        self._new_id = Identifiers()
+        self._new_id = Identifiers().new
         self._waiting: queue.Queue[_Numbered] = queue.Queue(_AHEAD)
         self._rejected: deque[tuple[int, str]] = deque()
         self._last: str | None = None

@@ -2,7 +2,16 @@
 
 from per_agent.event.check import RECORDS, event_from_record, new_activity, new_meter_event
 from per_agent.event.identifiers import Identifiers
-from per_agent.event.kinds import MAX_EVENT_BYTES, Activity, Event, MeterEvent, decode, encode, iso
+from per_agent.event.kinds import (
+    MAX_EVENT_BYTES,
+    Activity,
+    Event,
+    MeterEvent,
+    decode,
+    encode,
+    encode_unchecked,
+    iso,
+)
 from per_agent.event.receipt import Progress, Receipt, Ticket
 
 __all__ = [
@@ -17,6 +26,7 @@ __all__ = [
     "Ticket",
     "decode",
     "encode",
+    "encode_unchecked",
     "event_from_record",
     "iso",
     "new_activity",

@@ -69,7 +69,8 @@ class MeterEvent(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False
 
 Event = Activity | MeterEvent
 
-_encode = msgspec.msgpack.Encoder().encode
+encode_unchecked = msgspec.msgpack.Encoder().encode
+"""As `encode`, for the shortest way: raises `UnicodeEncodeError`, and does not look at the length."""
 _decode = msgspec.msgpack.Decoder(Event).decode
 _decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
 
@@ -80,7 +81,7 @@ def encode(event: Event) -> bytes:
     Raises `InvalidEvent` where text has no UTF-8 form or the event is longer than `MAX_EVENT_BYTES`.
     """
     try:
-        encoded = _encode(event)
+        encoded = encode_unchecked(event)
     except UnicodeEncodeError as error:
         raise InvalidEvent({"event": f"holds text that has no UTF-8 form ({error.reason})"}) from None
     if len(encoded) > MAX_EVENT_BYTES:

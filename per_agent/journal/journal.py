@@ -20,16 +20,26 @@ from typing import Final
 
 from per_agent import failpoint
 from per_agent.journal import layout
-from per_agent.journal.layout import FIRST, FOLD, PART, PART_HEAD, PART_ROOM, RECORD, ROOM, SHIFT, WHOLE
+from per_agent.journal.layout import (
+    HEAD,
+    PART,
+    PART_HEAD,
+    PART_ROOM,
+    RECORD,
+    ROOM,
+    ROUTES,
+    SLOT,
+    WHOLE,
+)
 
 FOLDER: Final = "journals"
 SUFFIX: Final = ".journal"
-_CHUNK: Final = 1024  # slots that are put on the stack at once
+_CHUNK: Final = 1024 * SLOT  # bytes of slots that are put on the stack at once
 _LONGEST: Final = 512  # slots; the longest event takes 287
 _TRIES: Final = 8  # names: somebody may take a new file for an abandoned one before it is locked
 
 Place = int | tuple[int, ...] | None
-"""Where an event lies: its slot, or the slots of its parts, or nowhere."""
+"""Where an event lies: the offset of its slot in the file, or those of its parts' slots, or nowhere."""
 
 
 class JournalFull(Exception):
@@ -51,32 +61,38 @@ class Journal:
         self.id = path.name.removesuffix(SUFFIX)
         self._inode = inode
         self._size = len(mapped)
-        self._end = self._size >> SHIFT
         self._free: deque[int] = deque()
-        self._chunks = itertools.count(FIRST, _CHUNK)
-        self._used = FIRST  # no slot from here on was ever used
-        self._numbers = itertools.count(1)
+        self._chunks = itertools.count(HEAD, _CHUNK)
+        self._used = HEAD  # no slot from here on was ever used
+        self._numbers = itertools.count(ROUTES, ROUTES)
         self._routes = _Routes(self._add_route)
         self._mapped = mapped
         self.write, self._map = self._writer()
 
     def _writer(self) -> tuple[Callable[[bytes, tuple[str, ...]], Place], Callable[[mmap.mmap], None]]:
-        # A closure, since the names of a closure cost the caller a third of what an object's attributes do.
+        # A closure, since its names cost the caller a third of what an object's attributes do.
         mapped = self._mapped
         take, number, routes = self._free.pop, self._numbers.__next__, self._routes
-        pack, checksum, more, write_parts = RECORD.pack_into, zlib.crc32, self._more, self._write_parts
+        pack, checksum, more, write_parts = RECORD.pack_into, zlib.adler32, self._more, self._write_parts
+        usual: tuple[str, ...] | None = None  # the lanes of route 0
 
         def write(encoded: bytes, lanes: tuple[str, ...]) -> Place:
+            nonlocal usual
             length = len(encoded)
             if length > ROOM:
                 return write_parts(encoded, lanes)
-            stamp = number() << 8 | routes[lanes]
+            stamp = number()
+            if lanes is not usual:
+                route = routes[lanes]
+                stamp |= route
+                if route == 0:
+                    usual = lanes
             try:
-                slot = take()
+                at = take()
             except IndexError:
-                slot = more()
-            pack(mapped, slot << SHIFT, checksum(encoded, stamp % FOLD), stamp, length, encoded, WHOLE)
-            return slot
+                at = more()
+            pack(mapped, at, checksum(encoded, stamp), stamp, length, encoded, WHOLE)
+            return at
 
         def use(other: mmap.mmap) -> None:
             nonlocal mapped
@@ -87,14 +103,16 @@ class Journal:
     def _more(self) -> int:
         """A slot from beyond those that were ever used."""
         first = next(self._chunks)
-        if first >= self._end:
+        if first >= self._size:
             try:
                 return self._free.pop()  # some came back meanwhile
             except IndexError:
                 raise JournalFull from None
-        end = min(first + _CHUNK, self._end)
+        end = min(first + _CHUNK, self._size)
         self._used = max(self._used, end)
-        self._free.extend(range(end - 1, first, -1))  # downwards, so that the first is the next to be taken
+        self._free.extend(
+            range(end - SLOT, first, -SLOT)
+        )  # downwards, so that the first is the next to be taken
         return first
 
     def _write_parts(self, encoded: bytes, lanes: tuple[str, ...]) -> Place:
@@ -110,18 +128,11 @@ class Journal:
             raise JournalFull from None
         event = 0
         for at, (slot, piece) in enumerate(zip(slots, pieces, strict=True)):
-            stamp = next(self._numbers) << 8 | route
+            stamp = next(self._numbers) | route
             event = event or stamp
             payload = PART_HEAD.pack(event, at, len(pieces)) + piece
-            RECORD.pack_into(
-                self._mapped,
-                slot << SHIFT,
-                zlib.crc32(payload, stamp % FOLD),
-                stamp,
-                len(payload),
-                payload,
-                PART,
-            )
+            said = layout.checksum(payload, stamp)
+            RECORD.pack_into(self._mapped, slot, said, stamp, len(payload), payload, PART)
             failpoint.reach("part written")
         return tuple(slots)
 
@@ -137,26 +148,26 @@ class Journal:
     def stamps(self, places: Iterable[Place]) -> list[int]:
         """The numbers of the events at *places*, a number for each slot."""
         mapped, unpack, at = self._mapped, layout.STAMP.unpack_from, layout.STAMP_AT
-        return [unpack(mapped, (slot << SHIFT) + at)[0] >> 8 for slot in _slots(places)]
+        return [unpack(mapped, slot + at)[0] // ROUTES for slot in _slots(places)]
 
     def release(self, places: Iterable[Place]) -> None:
         """Free the slots of events that are stored, or that were not accepted after all. For any thread."""
         mapped, at = self._mapped, layout.STATE_AT
         slots = _slots(places)
         for slot in slots:
-            mapped[(slot << SHIFT) + at] = layout.FREE
+            mapped[slot + at] = layout.FREE
         slots.reverse()  # the first are used first
         self._free.extend(slots)
 
     def fits(self, encoded: bytes) -> bool:
         """Whether there is room for *encoded* at present."""
         slots = 1 if len(encoded) <= ROOM else -(-len(encoded) // PART_ROOM)
-        return len(self._free) + self._end - self._used >= slots
+        return len(self._free) + (self._size - self._used) // SLOT >= slots
 
     @property
     def empty(self) -> bool:
         """Whether no slot is taken, as far as the file says."""
-        return not self._mapped[(FIRST << SHIFT) + layout.STATE_AT :: layout.SLOT].strip(b"\0")
+        return not self._mapped[HEAD + layout.STATE_AT :: SLOT].strip(b"\0")
 
     # Where it lies: for the spooler's thread
 
@@ -182,14 +193,14 @@ class Journal:
         path.unlink(missing_ok=True)
         old = self._mapped
         new, self._inode = _create(path, self._size)
-        end = self._used << SHIFT
+        end = self._used
         new[:end] = old[:end]
         self._map(new)
         # What a call was writing just then, it wrote to the old one, which lives until that call lets go of it.
         unpack, at = layout.STAMP.unpack_from, layout.STAMP_AT
-        for place in range(FIRST << SHIFT, end, layout.SLOT):
+        for place in range(HEAD, end, SLOT):
             if unpack(old, place + at) > unpack(new, place + at):
-                new[place : place + layout.SLOT] = old[place : place + layout.SLOT]
+                new[place : place + SLOT] = old[place : place + SLOT]
 
     # The end
 
@@ -229,7 +240,7 @@ def make(data_dir: Path, events: int) -> Journal:
     Each has a slot, and a quarter more are for those that take several; one of the longest fits in any case.
     The disk's blocks are set aside at once: a mapping that a full disk cannot give one ends the process.
     """
-    size = (FIRST + events + events // 4 + _LONGEST) << SHIFT
+    size = HEAD + (events + events // 4 + _LONGEST) * SLOT
     folder = data_dir / FOLDER
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -251,7 +262,7 @@ def _create(path: Path, size: int) -> tuple[mmap.mmap, int]:
         os.posix_fallocate(fd, 0, size)
         mapped = mmap.mmap(fd, size)
         with memoryview(mapped) as buffer:
-            layout.write_head(buffer, (size >> SHIFT) - FIRST, time.time())
+            layout.write_head(buffer, (size - HEAD) // SLOT, time.time())
         return (
             mapped,
             path.stat().st_ino,

@@ -14,7 +14,7 @@ from per_agent import failpoint
 from per_agent.errors import SpoolCorrupt
 from per_agent.journal import layout
 from per_agent.journal.journal import FOLDER, SUFFIX
-from per_agent.journal.layout import FIRST, PART, PART_HEAD, SHIFT, Slot
+from per_agent.journal.layout import HEAD, PART, PART_HEAD, SLOT, Slot
 
 _SET_ASIDE: Final = ".set-aside"
 _TAKEN: Final = re.compile(rb"[^\0]")
@@ -35,7 +35,7 @@ class Left(NamedTuple):
         id: the journal's.
         events: in the order in which they were accepted.
         cut: events that a process died over, before their call returned: they were never accepted.
-        damaged: for each slot that is not what was written, its number and its bytes.
+        damaged: for each slot that is not what was written, its offset and its bytes.
         missing: slots that are not there any more, as the file was cut short; what they held is not known.
     """
 
@@ -82,9 +82,9 @@ def _mapped(path: Path) -> Iterator[memoryview]:
 
 
 def _taken(buffer: memoryview) -> list[int]:
-    """The numbers of the slots that are not free."""
-    states = bytes(buffer[(FIRST << SHIFT) + layout.STATE_AT :: layout.SLOT])
-    return [FIRST + match.start() for match in _TAKEN.finditer(states)]
+    """The offsets of the slots that are not free."""
+    states = bytes(buffer[HEAD + layout.STATE_AT :: SLOT])
+    return [HEAD + match.start() * SLOT for match in _TAKEN.finditer(states)]
 
 
 def read(path: Path) -> Left:
@@ -99,19 +99,19 @@ def read(path: Path) -> Left:
         routes = layout.routes(buffer)
         slots: list[Slot] = []
         damaged: list[tuple[int, bytes]] = []
-        for number in _taken(buffer):
+        for at in _taken(buffer):
             try:
-                slot = layout.read_slot(buffer, number)
+                slot = layout.read_slot(buffer, at)
             except SpoolCorrupt:
                 slot = None
             if slot is not None and slot.route < len(routes) and routes[slot.route] is not None:
                 slots.append(slot)
             else:
-                damaged.append((number, bytes(buffer[number << SHIFT : (number + 1) << SHIFT])))
-        missing = max(0, FIRST + head.slots - (len(buffer) >> SHIFT)) if head.sound else 0
-    slots.sort(key=lambda slot: slot.given)
+                damaged.append((at, bytes(buffer[at : at + SLOT])))
+        missing = max(0, head.slots - (len(buffer) - HEAD) // SLOT) if head.sound else 0
+    slots.sort(key=lambda slot: slot.number)
     events = [
-        Event((slot.given,), routes[slot.route] or (), slot.payload) for slot in slots if slot.state != PART
+        Event((slot.number,), routes[slot.route] or (), slot.payload) for slot in slots if slot.state != PART
     ]
     joined, cut = _join([slot for slot in slots if slot.state == PART], routes)
     if joined:
@@ -129,7 +129,7 @@ def _join(parts: list[Slot], routes: list[tuple[str, ...] | None]) -> tuple[list
     whole = [found for event, found in pieces.items() if len(found) == totals[event]]
     events = [
         Event(
-            tuple(found[at].given for at in range(len(found))),
+            tuple(found[at].number for at in range(len(found))),
             routes[found[0].route] or (),
             b"".join(found[at].payload[PART_HEAD.size :] for at in range(len(found))),
         )
@@ -144,9 +144,7 @@ def pending(path: Path) -> dict[str, int]:
     with _mapped(path) as buffer:
         if layout.read_head(buffer) is not None:
             routes = layout.routes(buffer)
-            taken = Counter(
-                buffer[(number << SHIFT) + layout.STAMP_AT] for number in _taken(buffer)
-            )  # the route is a stamp's lowest byte
+            taken = Counter(buffer[at + layout.STAMP_AT] % layout.ROUTES for at in _taken(buffer))
             for route, count in taken.items():
                 lanes = routes[route] if route < len(routes) else None
                 counts.update(dict.fromkeys(lanes or (), count))

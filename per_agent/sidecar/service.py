@@ -36,7 +36,7 @@ class Service:
         self.settings = settings
         self.access = access
         self.recent = Recent()
-        self.new_id = Identifiers()
+        self.new_id = Identifiers().new
         self.times = RequestTimes()
         self.started_at = time.time()
         self.reading = asyncio.Semaphore(_READERS)
