@@ -90,8 +90,9 @@ class Intake:
                     pass
             if not self._overflow(encoded, lanes):
                 return Receipt(event.id, encoded, lanes, self._progress, dropped=True)
-        receipt = Receipt(event.id, encoded, lanes, self._progress, place)
+        receipt = None
         try:
+            receipt = Receipt(event.id, encoded, lanes, self._progress, place)
             waiting.append(receipt)
             # Once sealed, the mark counts no more: an earlier caller may be resetting it just now.
             if len(waiting) >= self._mark or self._sealed:
@@ -99,6 +100,8 @@ class Intake:
         except AgentClosed:
             raise
         except BaseException:  # out of a signal handler: the event may be in, and nobody told
+            if receipt is None:
+                self._void(place)
             self._mark = 1
             self._wake()
             raise
@@ -138,6 +141,11 @@ class Intake:
         self.open_journal()
         journal = self.journal
         return None if journal is None else journal.write(encoded, lanes)
+
+    def _void(self, place: Place) -> None:
+        """The event at *place* was not accepted after all."""
+        if self.journal is not None:
+            self.journal.release([place])
 
     def orphan(self) -> None:
         """In a forked child: this and its journal are the parent's."""
@@ -216,8 +224,7 @@ class Intake:
                 self._waiting.remove(receipt)
             except ValueError:
                 return
-            if self.journal is not None:
-                self.journal.release([receipt._place])  # noqa: SLF001  (the intake makes receipts)
+            self._void(receipt._place)  # noqa: SLF001  (the intake makes receipts)
             raise AgentClosed("the agent was closed: the event was not accepted")
         self._mark = _NEVER
         self.since = time.time()

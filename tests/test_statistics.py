@@ -14,6 +14,7 @@ from waiting import until
 
 from per_agent import (
     Agent,
+    BufferFull,
     DeliverySettings,
     IntakeSettings,
     MemoryDestination,
@@ -53,6 +54,14 @@ def agrees(agent: Agent) -> None:
 
 
 # Numbers
+
+
+def fill(agent: Agent) -> None:
+    """Record until the spool takes no more. Where the disk is slower than that, the buffer is full now and then."""
+    with suppress(SpoolFull):
+        while True:
+            with suppress(BufferFull):
+                agent.add_activity("acme", "u" * 10_000, "active")
 
 
 def test_before_the_first_event_all_is_nothing(tmp_path):
@@ -133,15 +142,13 @@ def test_what_waits_for_room_counts_as_in_memory(tmp_path):
     agent = Agent(
         tmp_path, [Gate()], spool=SMALL, intake=IntakeSettings(linger=0.0), delivery=DeliverySettings()
     )
-    with suppress(SpoolFull):
-        while True:
-            agent.add_activity("acme", "u" * 10_000, "active")
+    fill(agent)
     until(lambda: agent.statistics().spool.trouble == "full")
     assert "its limit is 1048576" in agent.unready
     assert agent.statistics().spool.bytes_used >= SMALL.max_bytes
     seen = of(agent)
     assert seen.books.pending == seen.stored.pending + seen.in_memory
-    assert agent.statistics().intake.overflows["raised"] == 1
+    assert agent.statistics().intake.overflows["raised"] >= 1
     agent.destinations[0].gate.set()
     assert agent.flush(60)
     until(lambda: agent.unready is None)
@@ -350,9 +357,7 @@ def test_a_disk_that_refuses_is_not_a_thread_that_hangs(tmp_path):
 def test_a_full_spool_is_not_a_thread_that_hangs(tmp_path):
     gate = Gate()
     agent = Agent(tmp_path, [gate], spool=SMALL, intake=IntakeSettings(linger=0.0))
-    with suppress(SpoolFull):
-        while True:
-            agent.add_activity("acme", "u" * 10_000, "active")
+    fill(agent)
     alive(agent)
     gate.gate.set()
     agent.close(0)

@@ -91,7 +91,11 @@ class Journal:
                 at = take()
             except IndexError:
                 at = more()
-            pack(mapped, at, checksum(encoded, stamp), stamp, length, encoded, WHOLE)
+            try:
+                pack(mapped, at, checksum(encoded, stamp), stamp, length, encoded, WHOLE)
+            except BaseException:  # out of a signal handler: whose call raises, that has recorded nothing
+                self.release((at,))
+                raise
             return at
 
         def use(other: mmap.mmap) -> None:
@@ -126,6 +130,14 @@ class Journal:
         except (JournalFull, IndexError):
             self._free.extend(reversed(slots))
             raise JournalFull from None
+        try:
+            self._pack_parts(route, slots, pieces)
+        except BaseException:  # as above
+            self.release(slots)
+            raise
+        return tuple(slots)
+
+    def _pack_parts(self, route: int, slots: list[int], pieces: list[bytes]) -> None:
         event = 0
         for at, (slot, piece) in enumerate(zip(slots, pieces, strict=True)):
             stamp = next(self._numbers) | route
@@ -134,7 +146,6 @@ class Journal:
             said = layout.checksum(payload, stamp)
             RECORD.pack_into(self._mapped, slot, said, stamp, len(payload), payload, PART)
             failpoint.reach("part written")
-        return tuple(slots)
 
     def _add_route(self, lanes: tuple[str, ...]) -> int:
         with memoryview(self._mapped) as buffer:

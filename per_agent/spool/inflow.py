@@ -21,6 +21,8 @@ _GROUP_BLOCKS: Final = (
     16  # blocks of new events in one commit, so that a settlement never waits long for its turn
 )
 
+_LOOK_EVERY: Final = 0.01  # seconds
+_STORM_BLOCKS: Final = 8
 _TRY_EVERY: Final = 5.0  # seconds between tries to have a journal where one could not be made
 
 Fresh = list[tuple[list[Block], Sequence[Receipt]]]
@@ -54,6 +56,18 @@ class Inflow:
         """Have the source wake the spooler when *count* events wait."""
         if self._source is not None:
             self._source.wake_at(count)
+
+    @property
+    def storm(self) -> int:
+        """How many events are not waited for until the next look."""
+        return _STORM_BLOCKS * self.block_events
+
+    def next_look(self, wait: float) -> float:
+        """Seconds until it is to be looked whether a block is full, of *wait* seconds.
+
+        Looking costs this thread little; to be woken for each block would cost a caller a system call.
+        """
+        return min(wait, _LOOK_EVERY) if self.waiting() else wait
 
     def seal(self) -> None:
         """Let nothing come any more."""

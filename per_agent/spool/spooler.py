@@ -155,10 +155,12 @@ class Spooler:
         """Collect work until it is time to commit. Questions are answered meanwhile."""
         while True:
             wait = self._seconds_to_commit()
+            look = wait and self.inflow.next_look(wait)
             try:
-                self._receive(self.inbox.get(block=wait is None or wait > 0, timeout=wait))
+                self._receive(self.inbox.get(block=wait is None or wait > 0, timeout=look))
             except queue.Empty:
-                break
+                if look == wait:
+                    break
         self.inflow.wake_at(None)
 
     def _receive(self, asked: Work | Head | Sign | None) -> None:
@@ -182,7 +184,7 @@ class Spooler:
             # Nobody else would look again.
             return max(0.0, self._committed_at + _FULL_RECHECK - time.monotonic())
         # First say when to be woken, then look: what comes in between is seen by one or the other.
-        self.inflow.wake_at(self.inflow.block_events if self._has_something() else 1)
+        self.inflow.wake_at(self.inflow.storm if self._has_something() else 1)
         if not self._has_something():
             return None
         full = self.inflow.waiting() >= self.inflow.block_events
