@@ -23,6 +23,7 @@ The map of the house, from the doors down; imports only ever run down this list:
 `event`, `books`  the words that everyone uses
 `errors`, `log`   the error tree; the agent's own log lines; `version`, as it was installed
 `histogram`       how often values fell where, for latencies
+`month`           calendar months in UTC, which upstreams bill by
 ================  ===================================================================================
 
 Two ranked goals settle every question in it: an accepted event is never lost or doubled; the caller is
