@@ -172,7 +172,7 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in
     lanes = [lane for _, lane in found]
     parkings = sorted((each for lane in lanes for each in lane.parkings), key=lambda each: each.since)
     waiting = [lane.oldest for lane in lanes if lane.oldest]
-    notes = [note for lane in lanes if (note := _read(lane.note)) is not None]
+    notes = _notes([lane for spool, lane in found if spool.held] or lanes)
     return Standing(
         name=name,
         configured=configured,
@@ -188,7 +188,9 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in
         oldest_waiting=min(waiting, default=None),
         parkings=tuple({each.key: each for each in reversed(parkings)}.values()),
         live=any(spool.held for spool, _ in found),
-        condition=_condition([lane for spool, lane in found if spool.held] or lanes),
+        condition=min(
+            notes, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None
+        ),
         counts_on_arrival=any(note.counts_on_arrival for note in notes),
         months=_months(lanes),
         in_memory=in_memory,
@@ -198,9 +200,8 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in
     )
 
 
-def _condition(lanes: Iterable[Lane]) -> Condition | None:
-    said = [note for lane in lanes if (note := _read(lane.note)) is not None]
-    return min(said, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None)
+def _notes(lanes: Iterable[Lane]) -> list[Note]:
+    return [note for lane in lanes if (note := _read(lane.note)) is not None]
 
 
 def _months(lanes: Iterable[Lane]) -> dict[Month, int]:
