@@ -59,7 +59,9 @@ def test_what_a_dead_process_left_goes_before_what_is_fresh(queue):
     left.load(100.5, "dd")
     left.load(60, "c")
     assert names(queue.take(2)) == ["a", "b"]
-    assert everything(queue) == ["d", "dd", "c", "e", "f"], "a spool keeps its own order, whatever its clock did"
+    assert everything(queue) == ["d", "dd", "c", "e", "f"], (
+        "a spool keeps its own order, whatever its clock did"
+    )
     assert not queue.ready
 
 
