@@ -188,9 +188,7 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in
         oldest_waiting=min(waiting, default=None),
         parkings=tuple({each.key: each for each in reversed(parkings)}.values()),
         live=any(spool.held for spool, _ in found),
-        condition=min(
-            notes, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None
-        ),
+        condition=min(notes, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None),
         counts_on_arrival=any(note.counts_on_arrival for note in notes),
         months=_months(lanes),
         in_memory=in_memory,

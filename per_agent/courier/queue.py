@@ -101,9 +101,11 @@ class Queue:
 
         Of these the oldest that did not fail before, where there is one.
         """
-        fresh = next((item for item in self._all() if item.seen_successes < 0), None)
-        found = min(self._all(), key=attrgetter("attempts")) if fresh is None else fresh
-        self.withdraw(lambda item: item is found)
+        fresh = next((each for each in self._all() if each[1].seen_successes < 0), None)
+        run, found = fresh or min(self._all(), key=lambda each: each[1].attempts)
+        run.items.remove(found)
+        if not run.items:
+            self._runs.remove(run)
         return found
 
     def withdraw(self, fits: Callable[[Item], bool]) -> list[Item]:
@@ -117,5 +119,5 @@ class Queue:
         self._runs = [run for run in self._runs if run.items]
         return found
 
-    def _all(self) -> Iterator[Item]:
-        return (item for run in self._runs for item in run.items)
+    def _all(self) -> Iterator[tuple[_Run, Item]]:
+        return ((run, item) for run in self._runs for item in run.items)
