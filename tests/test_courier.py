@@ -477,10 +477,13 @@ def test_one_settlement_of_a_block_is_under_way_at_a_time_and_the_next_takes_all
     (loaded,) = window.take(0, [block(1, 6)], 1.0)
     spool = window.recorded
     loaded.delivered(0)
+    loaded.late(0)
     loaded.settle(now, hurried=False)
     for at in (1, 2):
         loaded.delivered(at)
         loaded.settle(now, hurried=False)
+    loaded.late(2)
+    loaded.crossed(2)
     loaded.dead(3, DeadLetter(b"", "refused", "", 1, 1.0))
     loaded.parked(4, Parking("k", "asleep", 1.0))
     loaded.settle(now, hurried=False)
@@ -493,6 +496,7 @@ def test_one_settlement_of_a_block_is_under_way_at_a_time_and_the_next_takes_all
         [3],
         [[4]],
     )
+    assert (spool.settled[0][0].late, what.late, what.crossed) == ([0], [2], [2])
     loaded.delivered(5)
     assert list(window) == [loaded]
     spool.settled[1][1]()
