@@ -25,6 +25,7 @@ The map of the house, from the doors down; imports only ever run down this list:
 `errors`, `log`   the error tree; the agent's own log lines; `version`, as it was installed
 `histogram`       how often values fell where, for latencies
 `failpoint`       named steps at which a test has the process killed
+`month`           calendar months in UTC, which upstreams bill by
 ================  ===================================================================================
 
 Two ranked goals settle every question in it: an accepted event is never lost or doubled; the caller is

@@ -23,6 +23,9 @@ class Books(msgspec.Struct, frozen=True, array_like=True):
         dropped: events given up under an overflow policy that the operator chose.
         pending: events still to be delivered, parked ones included.
         purged: those of `dead` whose dead letter an operator has since deleted.
+        late: those of `delivered` that reached a destination which counts by arrival noticeably later than they
+            happened; see `courier.arrivals`.
+        crossed: those of `delivered` that reached such a destination in another UTC month than they happened.
     """
 
     accepted: int = 0
@@ -31,6 +34,8 @@ class Books(msgspec.Struct, frozen=True, array_like=True):
     dropped: int = 0
     pending: int = 0
     purged: int = 0
+    late: int = 0
+    crossed: int = 0
 
     @property
     def balanced(self) -> bool:
@@ -40,11 +45,14 @@ class Books(msgspec.Struct, frozen=True, array_like=True):
         return Books(*(mine + theirs for mine, theirs in zip(self._counts(), other._counts(), strict=True)))
 
     def _counts(self) -> tuple[int, ...]:
-        return (self.accepted, self.delivered, self.dead, self.dropped, self.pending, self.purged)
+        return (
+            self.accepted, self.delivered, self.dead, self.dropped, self.pending, self.purged,
+            self.late, self.crossed,
+        )  # fmt: skip
 
     def as_dict(self) -> dict[str, int]:
-        """The counts by name, for JSON."""
-        return dict(zip(self.__struct_fields__, self._counts(), strict=True))
+        """The counts that balance, and `purged`, by name, for JSON; the others prove nothing."""
+        return dict(zip(self.__struct_fields__[:6], self._counts()[:6], strict=True))
 
 
 def total(several: Iterable[Mapping[str, Books]]) -> dict[str, Books]:

@@ -474,13 +474,16 @@ def now(call) -> None:
 
 
 def test_one_settlement_of_a_block_is_under_way_at_a_time_and_the_next_takes_all_that_came_meanwhile(window):
-    (loaded,) = window.take(0, [block(1, 6)])
+    (loaded,) = window.take(0, [block(1, 6)], 1.0)
     spool = window.recorded
     loaded.delivered(0)
+    loaded.late(0)
     loaded.settle(now, hurried=False)
     for at in (1, 2):
         loaded.delivered(at)
         loaded.settle(now, hurried=False)
+    loaded.late(2)
+    loaded.crossed(2)
     loaded.dead(3, DeadLetter(b"", "refused", "", 1, 1.0))
     loaded.parked(4, Parking("k", "asleep", 1.0))
     loaded.settle(now, hurried=False)
@@ -493,6 +496,7 @@ def test_one_settlement_of_a_block_is_under_way_at_a_time_and_the_next_takes_all
         [3],
         [[4]],
     )
+    assert (spool.settled[0][0].late, what.late, what.crossed) == ([0], [2], [2])
     loaded.delivered(5)
     assert list(window) == [loaded]
     spool.settled[1][1]()
@@ -502,7 +506,7 @@ def test_one_settlement_of_a_block_is_under_way_at_a_time_and_the_next_takes_all
 
 
 def test_a_block_that_was_half_settled_before_waits_for_the_other_half_only(window):
-    (loaded,) = window.take(0, [block(1, 4, settled=0b0101)])
+    (loaded,) = window.take(0, [block(1, 4, settled=0b0101)], 1.0)
     assert loaded.left == 2
     loaded.delivered(1)
     loaded.delivered(3)
@@ -516,10 +520,10 @@ def test_a_window_asks_once_and_takes_no_more_blocks_than_there_is_room_for(wind
     window.ask()
     window.ask()
     assert [(after, limit) for after, limit, _ in spool.asked] == [(None, 3)]
-    window.take(0, [block(1), block(2)])
+    window.take(0, [block(1), block(2)], 1.0)
     window.ask()
     assert [after for after, _, _ in spool.asked[1:]] == [BlockId(2)]
-    (third,) = window.take(0, [block(3), block(4), block(5)])
+    (third,) = window.take(0, [block(3), block(4), block(5)], 1.0)
     window.ask()
     assert len(spool.asked) == 2, "it is full"
     third.delivered(0)
@@ -534,12 +538,12 @@ def test_a_window_asks_once_and_takes_no_more_blocks_than_there_is_room_for(wind
 def test_a_window_that_began_anew_passes_over_what_it_holds_and_takes_what_is_older(window):
     spool = window.recorded
     window.ask()
-    window.take(0, [block(5), block(6)])
+    window.take(0, [block(5), block(6)], 1.0)
     window.rewind()
-    assert window.take(0, [block(7)]) == [], "the answer to a question that was withdrawn"
+    assert window.take(0, [block(7)], 1.0) == [], "the answer to a question that was withdrawn"
     window.ask()
     assert [(after, limit) for after, limit, _ in spool.asked[1:]] == [(None, 3)]
-    fresh = window.take(1, [block(2), block(5), block(6), block(7)])
+    fresh = window.take(1, [block(2), block(5), block(6), block(7)], 1.0)
     assert [loaded.block.id.seq for loaded in fresh] == [2]
     assert len(list(window)) == 3, "no more than its size"
 

@@ -181,6 +181,7 @@ def test_it_says_who_it_is_and_what_it_takes(bench):
     assert one.takes <= {Activity, MeterEvent}
     assert one.batch >= 1
     assert one.concurrency >= 1
+    assert one.counts_on_arrival in (True, False)
 
 
 @every

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from per_agent.agent.inheritance import Inheritance
+from per_agent.agent.month_end import arrivals
 from per_agent.agent.pulse import Pulse
-from per_agent.books import total
+from per_agent.books import Books, total
 from per_agent.courier import Courier
 from per_agent.destinations import Destination
 from per_agent.errors import SpoolError
@@ -140,10 +141,16 @@ class Engine:
     def status(self) -> dict[str, Any]:
         """How the spool and each destination are doing, as JSON values."""
         retries, parked = self.courier.retries, self.courier.parked()
+        on_arrival, books = self.courier.on_arrival, total(spool.books for spool in self.spools)
         return {
             "spool": {"id": self.spool.id, "trouble": self.spool.trouble},
             "destinations": {
-                name: {**condition.as_dict(), "retries": retries[name], "parked_for": parked[name]}
+                name: {
+                    **condition.as_dict(),
+                    "retries": retries[name],
+                    "parked_for": parked[name],
+                    **arrivals(books.get(name, Books()), counted=name in on_arrival),
+                }
                 for name, condition in self.courier.conditions.items()
             },
         }

@@ -11,9 +11,11 @@ from typing import Any, Final
 
 import msgspec
 
+from per_agent.agent.month_end import arrivals, month_end
 from per_agent.books import Books, total
-from per_agent.courier import Condition
+from per_agent.courier import Condition, Note
 from per_agent.event import iso
+from per_agent.month import Month
 from per_agent.spool import Lane, Parking, Snapshot, loose, snapshots
 
 _WORST_FIRST: Final = ("halted", "retrying", "open")
@@ -29,6 +31,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         oldest_waiting: the same of what is not parked, and so goes on by itself.
         live: whether a running process delivers to it.
         condition: how it is doing, the worst that a running process says; else what was last said of it.
+        counts_on_arrival: whether it counts events when they arrive, as an agent that delivered to it has said.
+        months: pending events on the disk by the month in which they were recorded.
+        in_memory: those that are not on the disk yet.
         problems: what does not add up, with the spool that it was found in.
     """
 
@@ -45,6 +50,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     parkings: tuple[Parking, ...]
     live: bool
     condition: Condition | None
+    counts_on_arrival: bool
+    months: dict[Month, int]
+    in_memory: int
     problems: tuple[str, ...]
 
     def as_dict(self, now: float) -> dict[str, Any]:
@@ -67,6 +75,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
             "damaged": self.damaged,
             "oldest_pending_seconds": _age(self.oldest, now),
             "oldest_waiting_seconds": _age(self.oldest_waiting, now),
+            **arrivals(self.books, counted=self.counts_on_arrival),
+            "month_end": month_end(self.months, self.in_memory, now) if self.counts_on_arrival else None,
         }
 
 
@@ -169,6 +179,7 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], un
     lanes = [lane for _, lane in found]
     parkings = sorted((each for lane in lanes for each in lane.parkings), key=lambda each: each.since)
     waiting = [lane.oldest for lane in lanes if lane.oldest]
+    notes = _notes([lane for spool, lane in found if spool.held] or lanes)
     return Standing(
         name=name,
         configured=configured,
@@ -184,21 +195,30 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], un
         oldest_waiting=min(waiting, default=None),
         parkings=tuple({each.key: each for each in reversed(parkings)}.values()),
         live=any(spool.held for spool, _ in found),
-        condition=_condition([lane for spool, lane in found if spool.held] or lanes),
+        condition=min(notes, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None),
+        counts_on_arrival=any(note.counts_on_arrival for note in notes),
+        months=_months(lanes),
+        in_memory=in_memory,
         problems=tuple(
             f"{name}, spool {spool.id}: {problem}" for spool, lane in found for problem in lane.problems
         ),
     )
 
 
-def _condition(lanes: Iterable[Lane]) -> Condition | None:
-    said = [each for lane in lanes if lane.note is not None and (each := _read(lane.note)) is not None]
-    return min(said, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None)
+def _notes(lanes: Iterable[Lane]) -> list[Note]:
+    return [note for lane in lanes if (note := _read(lane.note)) is not None]
 
 
-def _read(note: bytes) -> Condition | None:
+def _months(lanes: Iterable[Lane]) -> dict[Month, int]:
+    months: Counter[Month] = Counter()
+    for lane in lanes:
+        months.update(lane.months)
+    return dict(months)
+
+
+def _read(note: bytes | None) -> Note | None:
     try:
-        return msgspec.json.decode(note, type=Condition)
+        return None if note is None else msgspec.json.decode(note, type=Note)
     except msgspec.MsgspecError:
         return None  # of another version: not worth an error in an overview
 

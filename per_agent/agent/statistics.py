@@ -45,6 +45,23 @@ class DestinationStatistics(msgspec.Struct, frozen=True, kw_only=True):
         """How many dead letters lie there."""
         return self.stored.dead - self.stored.purged - self.damaged
 
+    @property
+    def late_total(self) -> int | None:
+        """Events that were delivered more than an hour after they happened; see `courier.arrivals`.
+
+        None where the destination does not count events when they arrive, or no running courier has it.
+        """
+        return self.stored.late if self._counts_on_arrival else None
+
+    @property
+    def period_crossed_total(self) -> int | None:
+        """Events that were delivered in another UTC month than they happened; None as above."""
+        return self.stored.crossed if self._counts_on_arrival else None
+
+    @property
+    def _counts_on_arrival(self) -> bool:
+        return self.delivery is not None and self.delivery.counts_on_arrival
+
 
 class IntakeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The buffer before the spool: how many events wait in it, and how often the overflow policy was applied."""

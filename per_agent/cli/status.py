@@ -219,11 +219,36 @@ def status_view(seen: Document) -> Group:
         )
     else:
         parts.append(Text("no spool yet: nothing was recorded here"))
+    parts += [line for name, each in destinations.items() for line in _arrival_lines(name, each)]
     if seen.get("sidecar"):
         parts.append(_sidecar_line(seen["sidecar"], now))
     parts += [Text(f"Warning: {each}", "yellow") for each in seen["warnings"]]
     parts += [Text(f"Does not balance: {each}", "bold red") for each in seen["problems"]]
     return Group(*parts)
+
+
+def _arrival_lines(name: str, each: Document) -> Iterator[Text]:
+    """What came too late to a destination that counts by arrival, and what may still do so."""
+    ending: Document | None = each.get("month_end")  # a sidecar of an earlier version does not say
+    if ending is None:
+        return
+    month, missed, left = ending["month"], ending["missed"], ending["pending"]
+    if missed:
+        yield Text(
+            f"{plain(name)}: {count(missed, 'pending event')} recorded before {month} missed the end of"
+            f" {'its' if missed == 1 else 'their'} month, and will be counted when"
+            f" {'it arrives' if missed == 1 else 'they arrive'}",
+            "yellow",
+        )
+    if left:
+        within = f"within {span(ending['seconds_left'])} (by {moment(epoch(ending['ends_at']))})"
+        yield Text(f"{plain(name)}: {count(left, 'pending event')} of {month} must arrive {within}")
+    late, crossed = each["late_total"], each["period_crossed_total"]
+    if late or crossed:
+        yield Text(
+            f"{plain(name)}: {count(late, 'event')} arrived more than an hour after happening,"
+            f" {crossed:,} in another month"
+        )
 
 
 def _sidecar_line(sidecar: Document, now: float) -> Text:

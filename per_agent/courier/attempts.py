@@ -50,6 +50,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
         events: how many events were offered in each attempt.
         oldest: since when something that is stored has been pending, in epoch seconds; None where nothing is
             known to be. Of parked events: since when they are parked.
+        counts_on_arrival: whether it counts events when they reach it; see `Destination`.
         idle_seconds: since an event was last delivered, or since the agent started.
     """
 
@@ -58,6 +59,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Distribution
     events: Distribution
     oldest: float | None
+    counts_on_arrival: bool
     idle_seconds: float
 
 
@@ -89,12 +91,13 @@ class Attempts:
         """Offers of an event that met passing trouble of the destination."""
         return sum(count for kind, count in dict(self._retries).items() if kind not in _OTHERS)
 
-    def look(self, condition: Condition, oldest: float | None) -> Delivery:
+    def look(self, condition: Condition, oldest: float | None, *, counts_on_arrival: bool) -> Delivery:
         return Delivery(
             condition=condition,
             retries=dict(self._retries),
             seconds=self._seconds.look(),
             events=self._events.look(),
             oldest=oldest,
+            counts_on_arrival=counts_on_arrival,
             idle_seconds=max(0.0, self._clock() - self._delivered_at),
         )

@@ -142,6 +142,11 @@ class Courier:
         """Attempts that met trouble of the destination, for each."""
         return {route.name: route.attempts.retries for route in self._routes}
 
+    @property
+    def on_arrival(self) -> frozenset[str]:
+        """The destinations that count events when they arrive."""
+        return frozenset(route.name for route in self._routes if route.destination.counts_on_arrival)
+
     def deliveries(self) -> dict[str, Delivery]:
         """How delivering to each destination goes. Waits for nothing."""
         return {route.name: route.delivery() for route in self._routes}

@@ -5,7 +5,7 @@ the epoch in which it was sent, and only those of the present epoch count. After
 through; its success opens the destination fully, its failure makes the next pause longer.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -30,8 +30,14 @@ class Condition(msgspec.Struct, frozen=True):
     since: float = 0.0
     failures: int = 0
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         return {field: getattr(self, field) for field in self.__struct_fields__}
+
+
+class Note(Condition, frozen=True):
+    """What lies in the spool of a lane, for those who look from outside: what its courier last said."""
+
+    counts_on_arrival: bool = False
 
 
 class Health:

@@ -3,7 +3,7 @@
 Everything here runs in the courier's thread. Three rules decide:
 
 - Trouble of the destination (`Retry`, `Halt`) pauses the destination, once for all that met it. Its events
-  go back to the head of the queue.
+  go back to their places in the queue.
 - An event's own trouble concerns that event. One that keeps failing while others go through waits by
   itself, then on the disk, so poison events cost the others a moment and not their turn. A refusal in words
   that nobody documented is tried again; it ends in the dead letters when others were delivered meanwhile,
@@ -18,8 +18,9 @@ from typing import Final
 import msgspec
 
 from per_agent.backoff import Backoff
+from per_agent.courier.arrivals import Arrivals
 from per_agent.courier.attempts import Attempts, Delivery
-from per_agent.courier.health import Health, State
+from per_agent.courier.health import Health, Note, State
 from per_agent.courier.parked import ParkedEvents
 from per_agent.courier.parking import TROUBLED, ParkingLot
 from per_agent.courier.queue import Queue
@@ -82,6 +83,7 @@ class Route:
         self._lot = ParkingLot(settings, clock, destination.concurrency)
         self._parked = ParkedEvents(destination, self._lot, self.senders, self._windows, later, wall)
         self._log = Log(destination=self.name)
+        self._arrivals = Arrivals(self._log, clock) if destination.counts_on_arrival else None
 
     # Spools
 
@@ -104,7 +106,8 @@ class Route:
         self._later(lambda: self._load(window, turn, blocks))
 
     def _load(self, window: Window, turn: int, blocks: list[Block]) -> None:
-        for loaded in window.take(turn, blocks):
+        for loaded in window.take(turn, blocks, self._wall()):
+            items: list[Item] = []
             for at in loaded.block.pending():
                 try:
                     event = decode(loaded.block.events[at])
@@ -113,7 +116,8 @@ class Route:
                     continue
                 item = Item(loaded, at, event)
                 if not self._parked.park_known(item):
-                    self._queue.append(item)
+                    items.append(item)
+            self._queue.load(items)
             loaded.settle(self._later, hurried=False)
 
     # Sending
@@ -134,6 +138,7 @@ class Route:
             due_in,
             self._parked.look() if self.health.open else None,
             self.health.resumes_in(now) if self._queue.ready else None,
+            self._arrivals.tell_if_due() if self._arrivals is not None else None,
         ]
         return min((wait for wait in waits if wait is not None), default=None)
 
@@ -143,16 +148,13 @@ class Route:
         self._in_flight += 1
         self.senders.send(
             [item.event for item in items],
-            lambda outcomes, seconds: self._later(
-                lambda: self._sent(items, outcomes, epoch, seconds, alone=alone)
-            ),
+            lambda outcomes, seconds: self._later(lambda: self._sent(items, outcomes, epoch, seconds)),
         )
 
-    def _sent(
-        self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, seconds: float, *, alone: bool
-    ) -> None:
+    def _sent(self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, seconds: float) -> None:
         self._in_flight -= 1
         self.attempts.ended(len(items), seconds)
+        answered_at = self._wall()
         again: list[Item] = []
         answered = False
         for item, outcome in zip(items, outcomes, strict=True):
@@ -163,6 +165,8 @@ class Route:
                     self._successes += 1
                     self.attempts.delivered()
                     item.loaded.delivered(item.at)
+                    if self._arrivals is not None:
+                        self._arrivals.note(item, answered_at)
                 case Parked(key, reason):
                     answered = True
                     self._parked.park(item, key, _writable(reason), self._queue)
@@ -181,17 +185,17 @@ class Route:
                     self.attempts.failed("halted")
                     self._fail("halted", _writable(reason), epoch)
                     again.append(item)
-        if answered and self.health.answered(epoch, self._wall()):
+        if answered and self.health.answered(epoch, answered_at):
             self._log.info("the destination is well again")
             self._tell()
-        self._put_back(again, to_the_end=alone)
+        self._put_back(again)
         # When nothing is left to send, the next blocks wait for these to be settled.
         for loaded in {item.loaded: None for item in items}:
             loaded.settle(self._later, hurried=not self._queue.ready)
 
-    def _put_back(self, items: list[Item], *, to_the_end: bool) -> None:
-        """Offer *items* again: in their order at the head, but one that failed alone lets others try first."""
-        for item in reversed(items):
+    def _put_back(self, items: list[Item]) -> None:
+        """Offer *items* again, each in its place: an outage must not put the oldest behind the others."""
+        for item in items:
             others_went = item.seen_successes not in (-1, self._successes)
             self._note_failure(item)
             if others_went and item.own_troubles >= _OWN_TROUBLES:
@@ -199,10 +203,8 @@ class Route:
                 self._parked.park(item, TROUBLED, words, self._queue)
             elif others_went or item.own_troubles:
                 self._delay(item)  # it did not pause the destination, perhaps: it must pause itself
-            elif to_the_end:
-                self._queue.append(item)
             else:
-                self._queue.prepend(item)
+                self._queue.put_back(item)
 
     def _note_failure(self, item: Item) -> None:
         if item.seen_successes < 0:
@@ -243,6 +245,8 @@ class Route:
         for window in self._windows:
             for loaded in window:
                 loaded.settle_rest(self._later)
+        if self._arrivals is not None:
+            self._arrivals.tell()
 
     @property
     def stuck(self) -> bool:
@@ -267,7 +271,9 @@ class Route:
         """How it goes. For any thread."""
         known = (self._lot.oldest, *(window.oldest for window in tuple(self._windows)))
         oldest = min((moment for moment in known if moment is not None), default=None)
-        return self.attempts.look(self.health.condition, oldest)
+        return self.attempts.look(
+            self.health.condition, oldest, counts_on_arrival=self.destination.counts_on_arrival
+        )
 
     @property
     def parked(self) -> list[str]:
@@ -285,5 +291,6 @@ class Route:
             self._note(window.spool)
 
     def _note(self, spool: Spool) -> None:
-        said = msgspec.json.encode(self.health.condition)
+        on_arrival = self.destination.counts_on_arrival
+        said = msgspec.json.encode(Note(**self.health.condition.as_dict(), counts_on_arrival=on_arrival))
         spool.post(lambda changes: changes.note(self.name, said))

@@ -1,13 +1,16 @@
 """The blocks of one lane that are in memory: read ahead a bounded number, settled as their events are decided."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from per_agent import failpoint
 from per_agent.event import Event
 from per_agent.spool import Block, BlockId, DeadLetter, Parking, Settlement, Spool
 
 _STRETCH: Final = 32  # times the size that a window may grow to for blocks that failed
+
+Rank: TypeAlias = tuple[float, BlockId]
+"""What orders blocks of all spools: when they were made, in epoch seconds; in one spool always its own order."""
 
 
 class Item:
@@ -30,20 +33,33 @@ class Loaded:
     At most one settlement is under way at a time; what is decided meanwhile goes into the next.
     """
 
-    __slots__ = ("_busy", "_dead", "_delivered", "_parked", "block", "failed", "left", "window")
+    __slots__ = (
+        "_busy", "_crossed", "_dead", "_delivered", "_late", "_parked", "block", "failed", "left", "rank", "window",
+    )  # fmt: skip
 
-    def __init__(self, window: "Window", block: Block) -> None:
+    def __init__(self, window: "Window", block: Block, rank: Rank) -> None:
         self.window = window
         self.block = block
+        self.rank = rank
         self.left = sum(1 for _ in block.pending())  # events whose settlement is not committed
         self.failed = 0  # events that failed at least once
         self._busy = False
         self._delivered: list[int] = []
+        self._late: list[int] = []
+        self._crossed: list[int] = []
         self._dead: list[tuple[int, DeadLetter]] = []
         self._parked: dict[str, tuple[Parking, list[int]]] = {}
 
     def delivered(self, at: int) -> None:
         self._delivered.append(at)
+
+    def late(self, at: int) -> None:
+        """Event *at*, which was delivered, arrived late."""
+        self._late.append(at)
+
+    def crossed(self, at: int) -> None:
+        """Event *at*, which was delivered, arrived in another month than it happened."""
+        self._crossed.append(at)
 
     def dead(self, at: int, letter: DeadLetter) -> None:
         self._dead.append((at, letter))
@@ -61,9 +77,15 @@ class Loaded:
         decided = len(self._delivered) + len(self._dead) + sum(len(ats) for _, ats in self._parked.values())
         if not decided:
             return
-        what = Settlement(delivered=self._delivered, dead=self._dead, parked=list(self._parked.values()))
+        what = Settlement(
+            delivered=self._delivered,
+            dead=self._dead,
+            parked=list(self._parked.values()),
+            late=self._late,
+            crossed=self._crossed,
+        )
         self._busy = True
-        self._delivered, self._dead, self._parked = [], [], {}
+        self._delivered, self._late, self._crossed, self._dead, self._parked = [], [], [], [], {}
 
         failpoint.reach("before settle")
 
@@ -98,6 +120,7 @@ class Window:
         self.parked = parked  # called in the courier's thread, when events were parked on the disk
         self._loaded: dict[BlockId, Loaded] = {}
         self._after: BlockId | None = None
+        self._youngest = 0.0  # when the youngest block was made that was taken since the beginning
         self._asking = False
         self._turn = 0  # tells answers to the present question from those to one that was withdrawn
 
@@ -133,8 +156,12 @@ class Window:
         limit = self._room() + (len(self._loaded) if self._after is None else 0)
         self.spool.head(self._lane, self._after, limit, lambda blocks: self._arrived(self, turn, blocks))
 
-    def take(self, turn: int, blocks: list[Block]) -> list[Loaded]:
-        """The blocks of an answer that are new; none when the question was withdrawn meanwhile."""
+    def take(self, turn: int, blocks: list[Block], now: float) -> list[Loaded]:
+        """The blocks of an answer that are new; none when the question was withdrawn meanwhile.
+
+        *now*, in epoch seconds, bounds their ranks: a block that was made by a clock that ran ahead must not
+        wait for all that other spools get until then.
+        """
         if turn != self._turn:
             return []
         self._asking = False
@@ -143,7 +170,9 @@ class Window:
             if block.id not in self._loaded:
                 if self.full:
                     break
-                self._loaded[block.id] = loaded = Loaded(self, block)
+                self._youngest = max(self._youngest, min(block.made_at, now))
+                loaded = Loaded(self, block, (self._youngest, block.id))
+                self._loaded[block.id] = loaded
                 fresh.append(loaded)
             self._after = block.id
         return fresh
@@ -153,6 +182,7 @@ class Window:
         self._turn += 1
         self._asking = False
         self._after = None
+        self._youngest = 0.0
 
     def drop(self, loaded: Loaded) -> None:
         """All of *loaded* is settled."""

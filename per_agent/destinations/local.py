@@ -43,6 +43,7 @@ class Ledger:
     batch = 2000
     # SQLite has one writer at a time.
     concurrency = 1
+    counts_on_arrival = False
 
     def __init__(
         self,

@@ -27,12 +27,14 @@ class MemoryDestination:
         takes: frozenset[type[Event]] = _BOTH,
         batch: int = 100,
         concurrency: int = 1,
+        counts_on_arrival: bool = False,
         probes: Iterable[bool] = (),
     ) -> None:
         self.name = name
         self.takes = takes
         self.batch = batch
         self.concurrency = concurrency
+        self.counts_on_arrival = counts_on_arrival
         self._script = iter(script)
         self._probes = iter(probes)
         self._lock = threading.Lock()

@@ -32,6 +32,7 @@ class Per:
 
     takes: frozenset[type[Event]] = frozenset({Activity})
     batch: int = 1  # Per documents no batch call
+    counts_on_arrival: bool = True
 
     def __init__(
         self,

@@ -23,6 +23,10 @@ class Destination(Protocol):
     """The most events that one `send` takes; 1 where the upstream has no batch call."""
     concurrency: int
     """The most `send` calls that may be under way at once."""
+    counts_on_arrival: bool
+    """Whether the upstream counts an event when it arrives, because it takes no time: then a late one is counted
+    in another period than it happened. False where the event's own time goes along, however far: also where
+    it is only handed on."""
 
     def open(self, data_dir: Path) -> None:
         """Get ready for this process: called before the first `send`, again after a fork.

@@ -62,6 +62,8 @@ class Sidecar:
 
     takes: frozenset[type[Event]] = frozenset({Activity, MeterEvent})
     batch: int = 500
+    # Each event takes its time along, so the sidecar tells what reaches its own upstreams late.
+    counts_on_arrival: bool = False
     livemode: bool | None = None
     """The mode is the sidecar's to choose, for events and for calls that name none themselves."""
 

@@ -36,10 +36,20 @@ _Destinations = Mapping[str, DestinationStatistics]
 _Told = Sequence[tuple[str, str, Callable[[DestinationStatistics], float | None]]]
 
 _STATES: Final = ("open", "retrying", "halted")
-_COUNTERS: Final[Sequence[tuple[str, str]]] = (
-    ("accepted", "Events taken in and stored."),
-    ("delivered", "Events that the destination has taken."),
-    ("dropped", "Events given up by the overflow policy."),
+_COUNTERS: Final[_Told] = (
+    ("accepted", "Events taken in and stored.", lambda each: each.stored.accepted),
+    ("delivered", "Events that the destination has taken.", lambda each: each.stored.delivered),
+    ("dropped", "Events given up by the overflow policy.", lambda each: each.stored.dropped),
+    (
+        "late",
+        "Events that a destination which counts them when they arrive has taken more than an hour after they happened.",
+        lambda each: each.late_total,
+    ),
+    (
+        "period_crossed",
+        "Events that such a destination has taken in another UTC month than they happened, and counts there.",
+        lambda each: each.period_crossed_total,
+    ),
 )
 _GAUGES: Final[_Told] = (
     ("events_pending", "Events to be delivered, parked ones included.", lambda each: each.books.pending),
@@ -73,7 +83,7 @@ class _Collector(Collector):
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._highest: dict[tuple[str, str], int] = {}
+        self._highest: dict[tuple[str, str], float] = {}
 
     def describe(self) -> list[Metric]:
         """Nothing: what there is shows at the scrape."""
@@ -100,11 +110,13 @@ class _Collector(Collector):
         yield self._requests()
 
     def _counters(self, destinations: _Destinations) -> Iterator[Metric]:
-        for name, words in _COUNTERS:
+        for name, words, of in _COUNTERS:
             family = CounterMetricFamily(f"per_agent_events_{name}", words, labels=("destination",))
             for destination, each in destinations.items():
                 # While books move from an adopted spool into the agent's own, they are in neither.
-                now: int = getattr(each.stored, name)
+                now = of(each)
+                if now is None:
+                    continue
                 highest = max(now, self._highest.get((name, destination), 0))
                 self._highest[name, destination] = highest
                 family.add_metric((destination,), highest)

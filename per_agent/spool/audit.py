@@ -17,6 +17,7 @@ import msgspec
 from per_agent import journal
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt, SpoolError
+from per_agent.month import ByMonth, Month
 from per_agent.spool import block as blocks
 from per_agent.spool import forks
 from per_agent.spool.disk import FILE
@@ -49,6 +50,7 @@ class Lane(msgspec.Struct, frozen=True):
         damaged: events known to be lost with damaged blocks.
         parkings: what parked events wait for.
         oldest: when the oldest waiting block was made, in epoch seconds.
+        months: waiting and parked events by the month in which their blocks were made.
         note: what the owner's courier last said of it, JSON.
     """
 
@@ -59,6 +61,7 @@ class Lane(msgspec.Struct, frozen=True):
     damaged: int
     parkings: tuple[Parking, ...]
     oldest: float | None
+    months: dict[Month, int]
     note: bytes | None
 
     @property
@@ -273,13 +276,19 @@ def _lane(database: sqlite3.Connection, lane: str) -> Lane:
         key[len(prefix) + 2 :]: blocks.mask_of(mask).bit_count()
         for key, mask in database.execute(_READ, (f"{prefix}d/", f"{prefix}d/{_END}"))
     }
-    waiting = 0
+    waiting = parked = 0
     oldest = None
+    months = ByMonth()
     for key, head in database.execute(_HEADS, (f"{prefix}b/", f"{prefix}b/{_END}")):
         count, made_at = _head(head)
-        waiting += count - settled.get(key[len(prefix) + 2 :], 0)
+        left = count - settled.get(key[len(prefix) + 2 :], 0)
+        waiting += left
+        months.add(made_at, left)
         oldest = made_at if oldest is None else oldest
-    parked = sum(_head(head)[0] for _, head in database.execute(_HEADS, (f"{prefix}p/", f"{prefix}p/{_END}")))
+    for _, head in database.execute(_HEADS, (f"{prefix}p/", f"{prefix}p/{_END}")):
+        count, made_at = _head(head)
+        parked += count
+        months.add(made_at, count)
     damaged = sum(
         int.from_bytes(head[:4], "big")
         for _, head in database.execute(_HEADS, (f"{prefix}q/", f"{prefix}q/{_END}"))
@@ -298,6 +307,7 @@ def _lane(database: sqlite3.Connection, lane: str) -> Lane:
         damaged,
         parkings,
         oldest,
+        months.counts,
         _one(database, f"{prefix}s"),
     )
 

@@ -41,14 +41,18 @@ class Parking(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of events of one block, by their positions in it. The positions are disjoint.
+    """What became of events of one block, by their positions in it. Those of the first three are disjoint.
 
     Attributes:
         delivered: positions that the destination has.
         dead: positions that it refused for good, each with its letter.
         parked: for each parking, the positions that wait for it.
+        late: those of `delivered` that arrived noticeably later than they happened.
+        crossed: those of `delivered` that arrived in another month than they happened.
     """
 
     delivered: Sequence[int] = ()
     dead: Sequence[tuple[int, DeadLetter]] = ()
     parked: Sequence[tuple[Parking, Sequence[int]]] = ()
+    late: Sequence[int] = ()
+    crossed: Sequence[int] = ()

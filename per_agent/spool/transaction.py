@@ -112,6 +112,8 @@ class Transaction:
             if not after >> at & 1:
                 after |= 1 << at
                 delivered += 1
+        taken = after & ~before  # what was counted as delivered before is not late once more
+        late, crossed = (sum(taken >> at & 1 for at in some) for some in (what.late, what.crossed))
         dead = 0
         for at, letter in what.dead:
             if not after >> at & 1:
@@ -127,7 +129,14 @@ class Transaction:
         else:
             self._disk.set(f"l/{block.lane}/d/{block.id}", blocks.mask_bytes(after))
         self._settled[block.lane, block.id] = (block, after)
-        self._count(block.lane, delivered=delivered, dead=dead, pending=-delivered - dead)
+        self._count(
+            block.lane,
+            delivered=delivered,
+            dead=dead,
+            pending=-delivered - dead,
+            late=late,
+            crossed=crossed,
+        )
 
     def _park(self, block: Block, parking: Parking, positions: Sequence[int], settled: int) -> int:
         fresh = [at for at in positions if not settled >> at & 1]

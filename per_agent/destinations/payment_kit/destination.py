@@ -34,6 +34,7 @@ class PaymentKit:
 
     takes: frozenset[type[Event]] = frozenset({MeterEvent})
     batch: int = 1  # Payment Kit has no batch call
+    counts_on_arrival: bool = False
 
     def __init__(
         self,

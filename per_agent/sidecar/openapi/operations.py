@@ -6,6 +6,7 @@ from per_agent.sidecar.openapi import dead_letters
 from per_agent.sidecar.openapi.refusals import TO_ALL, TO_STRANGERS, refused
 
 _COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
+_COUNT_OR_NONE: Final[dict[str, Any]] = {"type": ["integer", "null"], "minimum": 0}
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
 _TEXT_OR_NONE: Final[dict[str, Any]] = {"type": ["string", "null"]}
 _AGE: Final[dict[str, Any]] = {"type": ["number", "null"], "minimum": 0, "description": "Seconds."}
@@ -33,6 +34,22 @@ def _object(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
+_MONTH_END: Final = _object(
+    {
+        "month": {
+            "type": "string",
+            "pattern": "^[0-9]{4}-[0-9]{2}$",
+            "description": "The present one, in UTC.",
+        },
+        "ends_at": _MOMENT,
+        "seconds_left": {"type": "number", "minimum": 0},
+        "pending": {
+            **_COUNT,
+            "description": "Pending events that were recorded in this month, and must arrive before its end.",
+        },
+        "missed": {**_COUNT, "description": "Pending events that were recorded in a month that has ended."},
+    }
+)
 _DESTINATION: Final = _object(
     {
         "configured": {
@@ -43,7 +60,7 @@ _DESTINATION: Final = _object(
         "state": {"type": ["string", "null"], "enum": ["open", "retrying", "halted", None]},
         "reason": _TEXT_OR_NONE,
         "since": {**_MOMENT, "type": ["string", "null"]},
-        "failures": {"type": ["integer", "null"], "minimum": 0},
+        "failures": _COUNT_OR_NONE,
         "books": {"$ref": "#/components/schemas/Books"},
         "waiting": _COUNT,
         "parked": _COUNT,
@@ -56,6 +73,17 @@ _DESTINATION: Final = _object(
         "damaged": _COUNT,
         "oldest_pending_seconds": _AGE,
         "oldest_waiting_seconds": _AGE,
+        "late_total": {
+            **_COUNT_OR_NONE,
+            "description": "Events that were delivered more than an hour after they happened; null for a"
+            " destination that does not count them when they arrive.",
+        },
+        "period_crossed_total": {
+            **_COUNT_OR_NONE,
+            "description": "Events that were delivered in another UTC month than they happened, and are counted"
+            " there; null as above.",
+        },
+        "month_end": {"anyOf": [_MONTH_END, {"type": "null"}], "description": "Null as above."},
     }
 )
 
