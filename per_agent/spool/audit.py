@@ -16,8 +16,8 @@ import msgspec
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import block as blocks
-from per_agent.spool import forks
-from per_agent.spool.disk import FILE
+from per_agent.spool import forks, trust
+from per_agent.spool.disk import FILE, check_files
 from per_agent.spool.folder import held, spools
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking
 
@@ -143,7 +143,7 @@ def pending(folder: Path) -> dict[str, int] | None:
         return {}  # claimed, and not yet made: its maker died in between
     except sqlite3.Error as error:
         return {} if "no such table" in str(error) else None
-    except (msgspec.MsgspecError, OSError):
+    except (msgspec.MsgspecError, OSError, SpoolError):
         return None
     return {lane: count for lane, count in every.items() if count}
 
@@ -155,13 +155,15 @@ def absorbed(data_dir: Path) -> set[str] | None:
     """
     marks: set[str] = set()
     for folder in spools(data_dir):
+        if trust.problem(folder) is not None:
+            continue  # whoever made it must not have a say in which spools are done with
         try:
             with forks.section(), closing(_open(folder / FILE)) as database:
                 marks |= {key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}"))}
         except sqlite3.OperationalError as error:
             if folder.exists() and "no such table" not in str(error) and os.access(folder, os.W_OK):
                 return None
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, SpoolError):
             continue
     return marks
 
@@ -202,6 +204,7 @@ def _letters(folder: Path, after: str) -> list[FiledLetter]:
 def _open(file: Path) -> sqlite3.Connection:
     if not file.exists():
         raise FileNotFoundError(file)
+    check_files(file)
     # Not immutable: the owner may be writing, and the write-ahead log holds the newest of it.
     return sqlite3.connect(
         f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None

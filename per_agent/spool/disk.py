@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import diskcache
 
+from per_agent import files
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import forks
 
@@ -36,6 +37,14 @@ _SETTINGS: Final[dict[str, Any]] = {
 }
 _BUSY_TIMEOUT: Final = 5.0  # seconds; a reader's checkpoint may hold the lock for a moment
 FILE: Final = "cache.db"
+
+
+def check_files(database: Path) -> None:
+    """Raise `SpoolError` where *database*, or what SQLite keeps beside it, is a link, a pipe or the like."""
+    for file in (database, *(database.with_name(f"{FILE}-{kind}") for kind in ("wal", "shm", "journal"))):
+        problem = files.not_ours(file)
+        if problem is not None:
+            raise SpoolError(f"{file}: {problem}")
 
 
 class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
@@ -83,8 +92,12 @@ class Disk:
         folder.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileExistsError):
             # SQLite gives its -wal and -shm files the mode of the database, and an empty file is a new database.
-            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        self._cache = diskcache.Cache(str(folder), timeout=_BUSY_TIMEOUT, disk=RawDisk, **_SETTINGS)
+            os.close(files.create(self.file))
+        check_files(self.file)
+        try:
+            self._cache = diskcache.Cache(str(folder), timeout=_BUSY_TIMEOUT, disk=RawDisk, **_SETTINGS)
+        except (TypeError, ValueError, AttributeError) as error:  # it does what the settings in the file say
+            raise SpoolError(f"{self.file}: holds settings that per_agent did not write: {error}") from error
         self._connection: sqlite3.Connection | None = None
         self.disconnect()
         self.connect()
