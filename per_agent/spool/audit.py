@@ -26,6 +26,10 @@ _HEADS: Final = (
     f"SELECT key, substr(value, 1, {blocks.HEAD_BYTES + 4}) FROM Cache"  # noqa: S608  (a constant)
     " WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
 )
+_LETTERS: Final = (  # in keys as we write them; what holds no bytes of ours is listed, too, as damaged
+    "SELECT key, iif(mode = 1 AND typeof(value) = 'blob', value, x'') FROM Cache"
+    f" WHERE key > ? AND key < ? AND raw = 1 AND key GLOB 'l/*/x/{'[0-9a-f]' * 12}' ORDER BY key LIMIT ?"
+)
 _END: Final = "\x7f"
 _BUSY_TIMEOUT: Final = 5.0  # seconds
 _PAGE: Final = 1000  # dead letters read at once
@@ -187,11 +191,9 @@ def _letters(folder: Path, after: str) -> list[FiledLetter]:
             database.execute("BEGIN")
             for lane in _lanes(database):
                 prefix = f"l/{lane}/x/"
-                rows = database.execute(
-                    _READ + " LIMIT ?", (max(after, prefix), prefix + _END, _PAGE - len(found))
-                )
+                rows = database.execute(_LETTERS, (max(after, prefix), prefix + _END, _PAGE - len(found)))
                 found += (
-                    FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value))
+                    FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter(value))
                     for key, value in rows
                 )
     except FileNotFoundError:
@@ -199,6 +201,21 @@ def _letters(folder: Path, after: str) -> list[FiledLetter]:
     except sqlite3.Error as error:
         raise SpoolError(f"{folder}: cannot be read: {error}") from error
     return found
+
+
+def _letter(packed: bytes) -> DeadLetter:
+    try:
+        return _letter_of(packed)
+    except msgspec.MsgspecError:
+        # It must not hide the others, and somebody has to see it who can purge it.
+        return DeadLetter(b"", "damaged", "what lies there is no dead letter as per_agent writes them", 0, 0.0)
+
+
+def _parkings(packed: bytes) -> tuple[Parking, ...]:
+    try:
+        return (_parking_of(packed),)
+    except msgspec.MsgspecError:
+        return ()
 
 
 def _open(file: Path) -> sqlite3.Connection:
@@ -254,7 +271,9 @@ def _lane(database: sqlite3.Connection, lane: str) -> Lane:
         "SELECT count(*) FROM Cache WHERE key > ? AND key < ?", (f"{prefix}x/", f"{prefix}x/{_END}")
     ).fetchone()
     parkings = tuple(
-        _parking_of(value) for _, value in database.execute(_READ, (f"{prefix}r/", f"{prefix}r/{_END}"))
+        parking
+        for _, value in database.execute(_READ, (f"{prefix}r/", f"{prefix}r/{_END}"))
+        for parking in _parkings(value)
     )
     return Lane(
         _books(database, lane),
