@@ -27,7 +27,7 @@ _HEADS: Final = (
     " WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
 )
 _LETTERS: Final = (  # in keys as we write them; what holds no bytes of ours is listed, too, as damaged
-    "SELECT key, iif(mode = 1 AND typeof(value) = 'blob', value, x'') FROM Cache"
+    "SELECT key, iif(mode = 1 AND typeof(value) = 'blob', value, x'') FROM Cache"  # noqa: S608  (a constant)
     f" WHERE key > ? AND key < ? AND raw = 1 AND key GLOB 'l/*/x/{'[0-9a-f]' * 12}' ORDER BY key LIMIT ?"
 )
 _END: Final = "\x7f"
@@ -208,7 +208,9 @@ def _letter(packed: bytes) -> DeadLetter:
         return _letter_of(packed)
     except msgspec.MsgspecError:
         # It must not hide the others, and somebody has to see it who can purge it.
-        return DeadLetter(b"", "damaged", "what lies there is no dead letter as per_agent writes them", 0, 0.0)
+        return DeadLetter(
+            b"", "damaged", "what lies there is no dead letter as per_agent writes them", 0, 0.0
+        )
 
 
 def _parkings(packed: bytes) -> tuple[Parking, ...]:

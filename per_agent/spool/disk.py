@@ -9,7 +9,7 @@ they differ. What is given up: values above 1 GB, and sharing the folder with ot
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -35,6 +35,12 @@ _SETTINGS: Final[dict[str, Any]] = {
     "sqlite_journal_size_limit": 8 * 2**20,  # bytes that the write-ahead log may keep after a checkpoint
     "disk_min_file_size": _IN_ROW,
 }
+_KNOWN: Final = (
+    *diskcache.DEFAULT_SETTINGS,
+    *diskcache.core.METADATA,
+    "disk_min_file_size",
+    "disk_pickle_protocol",
+)
 _BUSY_TIMEOUT: Final = 5.0  # seconds; a reader's checkpoint may hold the lock for a moment
 FILE: Final = "cache.db"
 
@@ -94,10 +100,8 @@ class Disk:
             # SQLite gives its -wal and -shm files the mode of the database, and an empty file is a new database.
             os.close(files.create(self.file))
         check_files(self.file)
-        try:
-            self._cache = diskcache.Cache(str(folder), timeout=_BUSY_TIMEOUT, disk=RawDisk, **_SETTINGS)
-        except (TypeError, ValueError, AttributeError) as error:  # it does what the settings in the file say
-            raise SpoolError(f"{self.file}: holds settings that per_agent did not write: {error}") from error
+        self._forget_strange_settings()
+        self._cache = diskcache.Cache(str(folder), timeout=_BUSY_TIMEOUT, disk=RawDisk, **_SETTINGS)
         self._connection: sqlite3.Connection | None = None
         self.disconnect()
         self.connect()
@@ -106,6 +110,16 @@ class Disk:
         self.delete = self._cache.delete
         self._inode = self.file.stat().st_ino
         forks.watch(self)
+
+    def _forget_strange_settings(self) -> None:
+        """Delete what somebody planted among the settings: diskcache makes each of them an attribute of its own."""
+        with closing(sqlite3.connect(self.file, timeout=_BUSY_TIMEOUT, isolation_level=None)) as database:
+            database.execute("PRAGMA trusted_schema = 0")
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Settings'").fetchone() is not None:
+                database.execute(
+                    f"DELETE FROM Settings WHERE key NOT IN ({', '.join('?' * len(_KNOWN))})",  # noqa: S608  (constants)
+                    _KNOWN,
+                )
 
     def connect(self) -> None:
         """Open the connection, where it is not. diskcache would keep one for each thread, closable by it alone."""
@@ -171,8 +185,8 @@ class Disk:
         return [key for (key,) in rows]
 
     def rename(self, key: str, new: str) -> None:
-        """Give the entry under *key* another key, whatever it holds."""
-        self._sql("UPDATE Cache SET key = ? WHERE key = ? AND raw = 1", new, key)
+        """Give the entry under *key* another key, whatever it holds; one that was there goes."""
+        self._sql("UPDATE OR REPLACE Cache SET key = ? WHERE key = ? AND raw = 1", new, key)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

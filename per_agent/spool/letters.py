@@ -116,6 +116,8 @@ def _ask_holder(place: Path, request: _Request) -> int:
         raise SpoolError(f"{place}: its holder cannot be asked: {error.strerror}") from error
     deadline = time.monotonic() + _ANSWER_TIMEOUT
     while not answered.exists():
+        if not place.exists():
+            return 0  # it was absorbed and removed after it was asked
         if time.monotonic() > deadline:
             asked.unlink(missing_ok=True)
             raise SpoolError(

@@ -142,29 +142,28 @@ class Store:
                 changes.write_books()
         changes.committed()
 
-    def head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId]]:
-        """Up to *limit* blocks of *lane* that follow *after*, oldest first, and the ids of damaged ones among them."""
+    def head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId | str]]:
+        """Up to *limit* blocks of *lane* that follow *after*, oldest first, and the ids of damaged ones among them.
+
+        What is no id of ours is given as it is written.
+        """
         with forks.section():
             self._disk.connect()
             return self._head(lane, after, limit)
 
-    def _head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId]]:
+    def _head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId | str]]:
         low = f"l/{lane}/b/{'' if after is None else after}"
         sound: list[Block] = []
-        damaged: list[BlockId] = []
-        while not (sound or damaged) and (found := self._disk.keys(low, f"l/{lane}/b/{END}", limit)):
-            for key in found:
-                try:
-                    block_id = BlockId.parse(key.rpartition("/")[2])
-                except ValueError:
-                    continue  # no key of ours: it holds up no block
-                try:
-                    events, made_at = blocks.unpack(self._disk.get(key) or b"")
-                    settled = blocks.mask_of(self._disk.get(f"l/{lane}/d/{block_id}") or b"")
-                    sound.append(Block(lane, block_id, events, made_at, settled))
-                except (SpoolCorrupt, msgspec.DecodeError):
-                    damaged.append(block_id)
-            low = found[-1]
+        damaged: list[BlockId | str] = []
+        for key in self._disk.keys(low, f"l/{lane}/b/{END}", limit):
+            name: BlockId | str = key.removeprefix(f"l/{lane}/b/")
+            try:
+                name = block_id = BlockId.parse(key.removeprefix(f"l/{lane}/b/"))
+                events, made_at = blocks.unpack(self._disk.get(key) or b"")
+                settled = blocks.mask_of(self._disk.get(f"l/{lane}/d/{block_id}") or b"")
+                sound.append(Block(lane, block_id, events, made_at, settled))
+            except (SpoolCorrupt, msgspec.DecodeError, ValueError):
+                damaged.append(name)
         return sound, damaged
 
     # For a look inside a transaction

@@ -127,8 +127,8 @@ class Transaction:
             try:
                 packed = self._disk.get(parked)
             except SpoolCorrupt:
-                # Not bytes that per_agent wrote. It must not hold the others up: whoever reads the lane sets it aside.
-                self._disk.rename(parked, f"l/{lane}/b/{parked[len(prefix) :]}")
+                # Not bytes that per_agent wrote: as in `set_aside`.
+                self._disk.rename(parked, f"l/{lane}/q/{parked[len(prefix) :]}")
                 continue
             self._parked[lane] -= events_in(packed)
             self._disk.set(f"l/{lane}/b/{parked[len(prefix) :]}", packed)
@@ -138,7 +138,7 @@ class Transaction:
             return True
         return False
 
-    def set_aside(self, lane: str, block_id: BlockId) -> int:
+    def set_aside(self, lane: str, block_id: BlockId | str) -> int:
         """Move a damaged block out of the way. Returns how many pending events are lost with it, as far as known."""
         key = f"l/{lane}/b/{block_id}"
         try:
