@@ -5,6 +5,7 @@ import os
 import pickle
 import sqlite3
 import stat
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from command import Command
+from programs import run, start
 from sidecar_process import SidecarProcess
 from test_disk import Payload, plant
 from waiting import until
@@ -451,7 +453,7 @@ def test_a_new_token_overwrites_nothing_under_the_names_that_it_could_be_made_by
 def as_nobody(program: str, data_dir: Path, *arguments: str) -> str:
     """What *program* prints that another user runs on *data_dir*."""
     drop = f"import os; os.setgid({NOBODY}); os.setuid({NOBODY})\n"
-    return run(drop + program, data_dir, *arguments)
+    return run(drop + textwrap.dedent(program), data_dir, *arguments)
 
 
 def reachable(folder: Path) -> None:
