@@ -23,6 +23,7 @@ The map of the house, from the doors down; imports only ever run down this list:
 `settings`        TOML, environment and credentials
 `event`, `books`  the words that everyone uses
 `errors`, `log`   the error tree; the agent's own log lines; `version`, as it was installed
+`files`           opened as themselves or not at all: no planted link, pipe or device is taken for ours
 `histogram`       how often values fell where, for latencies
 `failpoint`       named steps at which a test has the process killed
 `month`           calendar months in UTC, which upstreams bill by

@@ -59,7 +59,8 @@ def plant(folder: Path, **columns: object) -> None:
     } | columns
     with closing(sqlite3.connect(folder / FILE)) as database, database:
         database.execute(
-            f"INSERT INTO Cache ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
+            f"INSERT OR REPLACE INTO Cache ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
+            tuple(row.values()),
         )
 
 

@@ -20,6 +20,7 @@ ENDPOINTS = {
     "/v1/status": {"get"},
     "/v1/books": {"get"},
     "/v1/dead-letters": {"get"},
+    "/v1/dead-letters.ndjson": {"get"},
     "/v1/dead-letters/{id}": {"get"},
     "/v1/dead-letters/requeue": {"post"},
     "/v1/dead-letters/purge": {"post"},

@@ -52,6 +52,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         reason: part of the reason or of the upstream's words, in any case of letters.
         meter: the event name of meter events.
         before: epoch seconds; letters that are older.
+        since: epoch seconds; letters that are not older.
     """
 
     ids: frozenset[str] = frozenset()
@@ -59,11 +60,12 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     meter: str | None = None
     before: float | None = None
+    since: float | None = None
 
     @property
     def empty(self) -> bool:
         return not self.ids and all(
-            each is None for each in (self.destination, self.reason, self.meter, self.before)
+            each is None for each in (self.destination, self.reason, self.meter, self.before, self.since)
         )
 
     def of(self, data_dir: Path, after: Place | None = None) -> Iterator[Letter]:
@@ -83,6 +85,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
             and (self.reason is None or self.reason.casefold() in said)
             and (self.meter is None or (isinstance(event, MeterEvent) and event.event_name == self.meter))
             and (self.before is None or letter.at < self.before)
+            and (self.since is None or letter.at >= self.since)
         )
 
 

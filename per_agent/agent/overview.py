@@ -198,7 +198,7 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], un
         condition=min(notes, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None),
         counts_on_arrival=any(note.counts_on_arrival for note in notes),
         months=_months(lanes),
-        in_memory=in_memory,
+        in_memory=unstored,
         problems=tuple(
             f"{name}, spool {spool.id}: {problem}" for spool, lane in found for problem in lane.problems
         ),

@@ -17,6 +17,7 @@ from per_agent.cli.source import Document, Folder, source
 from per_agent.cli.times import epoch, span
 
 _SHOWN: Final = 100  # letters in a table
+_NOT_THERE: Final = "no dead letter that fits has the identifier {}"
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Identifiers of events.")]
 Destination = Annotated[str | None, typer.Option(metavar="NAME", help="Refused by this destination.")]
@@ -25,6 +26,7 @@ Reason = Annotated[
 ]
 Meter = Annotated[str | None, typer.Option(metavar="NAME", help="Meter events of this event name.")]
 OlderThan = Annotated[str | None, typer.Option(metavar="SPAN", help="Dead for longer: 24h, 7d, 2w.")]
+NewerThan = Annotated[str | None, typer.Option(metavar="SPAN", help="Dead for no longer: 1h, 7d.")]
 All = Annotated[bool, typer.Option("--all", help="All of them; without it, say which.")]
 
 
@@ -42,7 +44,7 @@ def register(app: typer.Typer) -> None:
     command(dead, "show", "per-agent dead show 019a0b6c-…")(_show)
     command(
         dead, "requeue", "per-agent dead requeue 019a0b6c-…", "per-agent dead requeue --meter api.calls.v1",
-        "per-agent dead requeue --all --timeout 60",
+        "per-agent dead requeue --newer-than 1h", "per-agent dead requeue --all --timeout 60",
     )(_requeue)  # fmt: skip
     command(
         dead,
@@ -62,12 +64,13 @@ def _list(
     reason: Reason = None,
     meter: Meter = None,
     older_than: OlderThan = None,
+    newer_than: NewerThan = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Letters shown. Default: 100, in JSON all.")
     ] = None,
 ) -> None:
     """List dead letters, the oldest of each spool first."""
-    choice = _choice(None, destination, reason, meter, older_than)
+    choice = _choice(None, destination, reason, meter, (older_than, newer_than))
     with source(call) as place:
         found = place.letters(choice)
         if call.as_json:
@@ -114,6 +117,7 @@ def _requeue(  # noqa: PLR0913  (one for each way to choose)
     reason: Reason = None,
     meter: Meter = None,
     older_than: OlderThan = None,
+    newer_than: NewerThan = None,
     everything: All = False,
     deliver: Annotated[
         bool, typer.Option("--deliver/--no-deliver", help="Deliver them now, where no running agent does.")
@@ -123,7 +127,7 @@ def _requeue(  # noqa: PLR0913  (one for each way to choose)
     ] = 10.0,
 ) -> ExitCode:
     """Send dead letters again, each under its identifier: who has the event already counts it once."""
-    choice = _choice(ids, destination, reason, meter, older_than)
+    choice = _choice(ids, destination, reason, meter, (older_than, newer_than))
     _insist(choice, everything=everything)
     with source(call) as place:
         chosen = _chosen(choice, place)
@@ -161,12 +165,18 @@ def _export(
     reason: Reason = None,
     meter: Meter = None,
     older_than: OlderThan = None,
+    newer_than: NewerThan = None,
 ) -> ExitCode:
-    """Print the events of dead letters as NDJSON, as `add -` reads them. They stay where they are."""
-    choice = _choice(ids, destination, reason, meter, older_than)
+    """Print the events of dead letters as NDJSON, as `add -` reads them. They stay where they are.
+
+    Each keeps its identifier. It is NDJSON with --json and without.
+    """
+    choice = _choice(ids, destination, reason, meter, (older_than, newer_than))
     unreadable = 0
+    missing = set(choice.ids)
     with source(call) as place:
         for letter in place.letters(choice):
+            missing.discard(letter["id"])
             if letter["event"] is None:
                 unreadable += 1
                 where = f"spool {letter['spool']}, letter {letter['number']}"
@@ -174,7 +184,9 @@ def _export(
             else:
                 show_record(letter["event"])
     sys.stdout.flush()
-    return ExitCode.NO if unreadable else ExitCode.WELL
+    for each in sorted(missing):
+        say(_NOT_THERE.format(each))
+    return ExitCode.NO if unreadable or missing else ExitCode.WELL
 
 
 def _purge(  # noqa: PLR0913  (one for each way to choose)
@@ -185,11 +197,12 @@ def _purge(  # noqa: PLR0913  (one for each way to choose)
     reason: Reason = None,
     meter: Meter = None,
     older_than: OlderThan = None,
+    newer_than: NewerThan = None,
     everything: All = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> ExitCode:
     """Delete dead letters for good. The books go on to count them, as dead and purged."""
-    choice = _choice(ids, destination, reason, meter, older_than)
+    choice = _choice(ids, destination, reason, meter, (older_than, newer_than))
     _insist(choice, everything=everything)
     with source(call) as place:
         chosen = _chosen(choice, place)
@@ -212,20 +225,32 @@ def _choice(
     destination: str | None,
     reason: str | None,
     meter: str | None,
-    older_than: str | None,
+    ages: tuple[str | None, str | None],
 ) -> Choice:
-    if reason == "":  # it would fit all letters
-        raise Stop(ExitCode.USAGE, "--reason: give a part of the reason")
-    before = None if older_than is None else time.time() - span("--older-than", older_than).total_seconds()
+    for option, words in (("--destination", destination), ("--reason", reason), ("--meter", meter)):
+        if words == "":  # of a script's empty variable; as a reason it would fit all letters
+            raise Stop(ExitCode.USAGE, f"{option}: is empty")
+    before, since = (
+        None if words is None else time.time() - span(option, words).total_seconds()
+        for option, words in zip(("--older-than", "--newer-than"), ages, strict=True)
+    )
     return Choice(
-        ids=frozenset(ids or ()), destination=destination, reason=reason, meter=meter, before=before
+        ids=frozenset(ids or ()),
+        destination=destination,
+        reason=reason,
+        meter=meter,
+        before=before,
+        since=since,
     )
 
 
 def _insist(choice: Choice, *, everything: bool) -> None:
     """What changes letters must be told which: an argument that a script left empty must not mean all."""
     if choice.empty and not everything:
-        raise Stop(ExitCode.USAGE, "say which: IDs, --destination, --reason, --meter, --older-than, or --all")
+        raise Stop(
+            ExitCode.USAGE,
+            "say which: IDs, --destination, --reason, --meter, --older-than, --newer-than, or --all",
+        )
     if everything and not choice.empty:
         raise Stop(ExitCode.USAGE, "--all is all of them: give it, or say which")
 
@@ -235,7 +260,7 @@ def _chosen(choice: Choice, place: Sidecar | Folder) -> list[Document]:
     chosen = [{**letter, "event": None} for letter in place.letters(choice)]
     missing = set(choice.ids) - {letter["id"] for letter in chosen}
     if missing:
-        lines = [f"no dead letter that fits has the identifier {each}" for each in sorted(missing)]
+        lines = [_NOT_THERE.format(each) for each in sorted(missing)]
         raise Stop(ExitCode.NO, *lines, "nothing was changed; see per-agent dead list")
     return chosen
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from per_agent import files
 from per_agent.cli.call import Call
 from per_agent.cli.exits import ExitCode, Stop
 from per_agent.cli.sidecar import REMEDY, TOKEN, Sidecar
@@ -16,6 +17,7 @@ from per_agent.settings.environment import variable
 _SERVICE: Final = Path("/run/per-agent/agent.sock")
 """Where the systemd service listens."""
 _CONNECT: Final = 2.0  # seconds
+_LONGEST: Final = 4096  # bytes of a token's file
 
 
 def found(call: Call) -> Sidecar | None:
@@ -118,7 +120,7 @@ def _kept(settings: Settings | None) -> str | None:
     if settings.sidecar.token is not None:
         return settings.sidecar.token.reveal()
     try:
-        return token_path(settings).read_text(encoding="ascii", errors="replace").strip() or None
+        return files.read(token_path(settings), _LONGEST).decode("ascii", "replace").strip() or None
     except OSError:
         return None
 

@@ -124,14 +124,18 @@ def _object(answer: Answer) -> dict[str, Any] | None:
 
 def _filters(choice: Choice) -> dict[str, str | float]:
     """*choice* without its identifiers, as the sidecar is told it."""
-    age = None if choice.before is None else max(0.0, time.time() - choice.before)
     given: Mapping[str, str | float | None] = {
         "destination": choice.destination,
         "reason": choice.reason,
         "meter": choice.meter,
-        "older_than": age,
+        "older_than": _age(choice.before),
+        "newer_than": _age(choice.since),
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _age(moment: float | None) -> float | None:
+    return None if moment is None else max(0.0, time.time() - moment)
 
 
 def _batches(ids: Iterable[str]) -> Iterator[list[str]]:

@@ -1,12 +1,13 @@
 """One connection to a ledger's file: the file made for its owner only, checked, and set up to be durable."""
 
 import contextlib
+import errno
 import os
 import sqlite3
-import stat
 from pathlib import Path
 from typing import Final
 
+from per_agent import files
 from per_agent.ledger import exact, schema
 from per_agent.ledger.trouble import NotALedger
 
@@ -28,6 +29,7 @@ def connect(path: Path) -> Connection:
     """Open the ledger at *path*, made if there is none. Raises `sqlite3.Error`, `OSError`; see `trouble`."""
     if not path.exists():
         _create(path)
+    _check(path)
     connection = sqlite3.connect(
         path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection
     )
@@ -61,19 +63,49 @@ def _create(path: Path) -> None:
     By way of a link: to open and close *path* itself would drop the locks that another connection of
     this process may have taken on it meanwhile.
     """
-    path.parent.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR))
+    os.close(files.create(temporary))
     try:
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)  # another process may have taken it for one that was left behind
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _check(path: Path) -> None:
+    """Raise `OSError` where *path*, or a file that SQLite keeps beside it, is none that may be opened."""
+    problem = files.strange_link(path) or _file_problem(path)
+    if problem is not None:
+        raise OSError(errno.EINVAL, problem, str(path))
+    real = path.resolve()
+    for beside in (real.with_name(f"{real.name}-{kind}") for kind in ("wal", "shm", "journal")):
+        problem = files.not_ours(beside)
+        if problem is not None:
+            raise OSError(errno.EINVAL, f"{beside.name} {problem}", str(beside))
+
+
+def _file_problem(path: Path) -> str | None:
+    """What is wrong with the file itself, in words. SQLite would make a ledger of any empty one."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None  # SQLite makes it, where a link of ours leads
+    problem = files.not_a_file(found)
+    if problem is not None or found.st_size or found.st_nlink == 1:
+        return problem
+    for left in path.parent.iterdir():  # by a process that died while it made the file
+        with contextlib.suppress(FileNotFoundError):  # or by one that is about to remove it
+            if left.name.startswith(f".{path.name}.") and left.samefile(path):
+                left.unlink()
+    again = path.stat()
+    alone = again.st_nlink == 1 or again.st_size
+    return None if alone else "is an empty file that has another name elsewhere (a hard link): remove it"
 
 
 def _prepare(connection: Connection) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from per_agent import files
 from per_agent.errors import ConfigError
 from per_agent.settings import Settings, SidecarSettings, socket_path
 
@@ -93,7 +94,7 @@ def _unix(path: Path, settings: SidecarSettings) -> socket.socket:
     _remove_stale(path)
     made = _Unix(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folder(path.parent)
         _bind(made, path)
     except OSError as error:
         made.close()

@@ -5,18 +5,17 @@ and a stderr that is broken, or that nobody reads, is not felt by the code that 
 to a log call; should a library put one into an error's words all the same, it is blotted out of the finished line.
 """
 
-import json
 import logging
 import os
 import select
 import time
 from collections.abc import Iterable, Mapping
 from typing import IO, Any, Final, Literal
-from urllib.parse import quote
 
 import structlog
 
 from per_agent.settings import Settings, SidecarSettings, secrets_of
+from per_agent.settings.secret import forms
 
 Form = Literal["console", "json", "journal"]
 
@@ -29,7 +28,6 @@ _LEVELS: Final[Mapping[str, int]] = {
 _PRIORITIES: Final = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"), (0, "<7>"))
 _LIBRARIES: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore", "asyncio")
 _HIDDEN: Final = "[hidden]"
-_SHORTEST: Final = 4  # what is shorter is no secret, and blotting it out would garble every line
 _json: Final = structlog.processors.JSONRenderer(ensure_ascii=True)
 
 _hidden: set[str] = set()  # of this process: a token that a reload has replaced is still nobody's to read
@@ -61,16 +59,7 @@ def configure(settings: Settings, stream: IO[str], environ: Mapping[str, str]) -
 def hide(*secrets: str) -> None:
     """Blot *secrets* out of all lines of this process from now on, however they are escaped there."""
     for secret in secrets:
-        if len(secret) >= _SHORTEST:
-            _hidden.update(_forms(secret))
-
-
-def _forms(secret: str) -> set[str]:
-    """How *secret* looks in a line: as it is, in a URL, and escaped once, or twice as in a list inside JSON."""
-    forms = {secret, quote(secret, safe="")}
-    for _ in range(2):
-        forms |= {escaped for form in forms for escaped in (json.dumps(form)[1:-1], repr(form)[1:-1])}
-    return forms
+        _hidden.update(forms(secret))
 
 
 def _form(settings: SidecarSettings, stream: IO[str], environ: Mapping[str, str]) -> Form:

@@ -8,12 +8,13 @@ its identifier where it is counted.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from per_agent.event import Event, Receipt
 
 _CAPACITY: Final = 100_000
-_Key = tuple[type[Event], str]
+Key = tuple[type[Event], str]
 
 
 class Recent:
@@ -21,8 +22,8 @@ class Recent:
 
     def __init__(self, capacity: int = _CAPACITY) -> None:
         self._capacity = capacity
-        self._receipts: dict[_Key, Receipt | None] = {}  # in the order of acceptance; None once stored
-        self._not_stored: deque[tuple[_Key, Receipt]] = deque()
+        self._receipts: dict[Key, Receipt | None] = {}  # in the order of acceptance; None once stored
+        self._not_stored: deque[tuple[Key, Receipt]] = deque()
 
     def __contains__(self, event: Event) -> bool:
         """Whether an event of this kind was accepted under this identifier."""
@@ -31,6 +32,14 @@ class Recent:
     def receipt(self, event: Event) -> Receipt | None:
         """The receipt of the event that was accepted under this identifier; None when it is stored already."""
         return self._receipts[type(event), event.id]
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """These are dead, and somebody was told: from now on they can be recorded again under their identifiers.
+
+        Else a letter that is exported, healed, recorded again and purged would be lost.
+        """
+        for key in keys:
+            self._receipts.pop(key, None)
 
     def add(self, event: Event, receipt: Receipt) -> None:
         """Remember *event*, which was just accepted."""

@@ -5,12 +5,14 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+from per_agent import files
 from per_agent.errors import ConfigError
 from per_agent.log import Log
 from per_agent.settings import Secret, Settings, token_path
 
 _BYTES: Final = 32
 _OTHERS: Final = 0o077
+_LONGEST: Final = 4096  # bytes
 
 
 def token_of(settings: Settings) -> str:
@@ -29,10 +31,10 @@ def token_of(settings: Settings) -> str:
 
 def _read(path: Path) -> str | None:
     try:
-        with path.open(encoding="ascii", errors="replace") as file:
-            if os.fstat(file.fileno()).st_mode & _OTHERS:
-                Log().warning("the sidecar's token can be read by others: chmod 600 it", file=str(path))
-            return Secret(file.read(4096).strip()).reveal()
+        text = files.read(path, _LONGEST).decode("ascii", "replace").strip()
+        if path.stat().st_mode & _OTHERS:
+            Log().warning("the sidecar's token can be read by others: chmod 600 it", file=str(path))
+        return Secret(text).reveal()
     except FileNotFoundError:
         return None
     except ConfigError as error:
@@ -41,12 +43,12 @@ def _read(path: Path) -> str | None:
 
 def _make(path: Path) -> str:
     """Make a token and keep it for this user only. Another process may do so at the same time: the first wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     made = secrets.token_urlsafe(_BYTES)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(
-        os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w"
-    ) as file:
+    partial = path.with_name(
+        f"{path.name}.{secrets.token_hex(8)}"
+    )  # a name that nobody could plant a link under
+    with os.fdopen(files.create(partial), "w") as file:
         file.write(made + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from per_agent import failpoint, journal
 from per_agent.errors import SpoolError
-from per_agent.spool import audit, folder
+from per_agent.spool import audit, folder, trust
 from per_agent.spool.folder import Claim
 
 
@@ -49,6 +49,9 @@ def abandoned(data_dir: Path, lanes: Collection[str], unusable: Collection[str] 
             continue
         taken = folder.claim(place)
         if taken is None:
+            reason = trust.problem(place)
+            if reason is not None:
+                trust.tell(place, reason)
             continue
         counted_elsewhere = audit.absorbed(data_dir)
         pending = audit.pending(place)

@@ -19,8 +19,8 @@ from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.month import ByMonth, Month
 from per_agent.spool import block as blocks
-from per_agent.spool import forks
-from per_agent.spool.disk import FILE
+from per_agent.spool import forks, trust
+from per_agent.spool.disk import FILE, check_files
 from per_agent.spool.folder import held, spools
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking
 
@@ -28,6 +28,10 @@ _READ: Final = "SELECT key, value FROM Cache WHERE key > ? AND key < ? AND raw =
 _HEADS: Final = (
     f"SELECT key, substr(value, 1, {blocks.HEAD_BYTES + 4}) FROM Cache"  # noqa: S608  (a constant)
     " WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
+)
+_LETTERS: Final = (  # in keys as we write them; what holds no bytes of ours is listed, too, as damaged
+    "SELECT key, iif(mode = 1 AND typeof(value) = 'blob', value, x'') FROM Cache"  # noqa: S608  (a constant)
+    f" WHERE key > ? AND key < ? AND raw = 1 AND key GLOB 'l/*/x/{'[0-9a-f]' * 12}' ORDER BY key LIMIT ?"
 )
 _END: Final = "\x7f"
 _BUSY_TIMEOUT: Final = 5.0  # seconds
@@ -183,7 +187,7 @@ def pending(folder: Path) -> dict[str, int] | None:
         return {}  # claimed, and not yet made: its maker died in between
     except sqlite3.Error as error:
         return {} if "no such table" in str(error) else None
-    except (msgspec.MsgspecError, OSError):
+    except (msgspec.MsgspecError, OSError, SpoolError):
         return None
     return {lane: count for lane, count in every.items() if count}
 
@@ -195,13 +199,15 @@ def absorbed(data_dir: Path) -> set[str] | None:
     """
     marks: set[str] = set()
     for folder in spools(data_dir):
+        if trust.problem(folder) is not None:
+            continue  # whoever made it must not have a say in which spools are done with
         try:
             with forks.section(), closing(_open(folder / FILE)) as database:
                 marks |= {key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}"))}
         except sqlite3.OperationalError as error:
             if folder.exists() and "no such table" not in str(error) and os.access(folder, os.W_OK):
                 return None
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, SpoolError):
             continue
     return marks
 
@@ -225,11 +231,9 @@ def _letters(folder: Path, after: str) -> list[FiledLetter]:
             database.execute("BEGIN")
             for lane in _lanes(database):
                 prefix = f"l/{lane}/x/"
-                rows = database.execute(
-                    _READ + " LIMIT ?", (max(after, prefix), prefix + _END, _PAGE - len(found))
-                )
+                rows = database.execute(_LETTERS, (max(after, prefix), prefix + _END, _PAGE - len(found)))
                 found += (
-                    FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value))
+                    FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter(value))
                     for key, value in rows
                 )
     except FileNotFoundError:
@@ -239,9 +243,27 @@ def _letters(folder: Path, after: str) -> list[FiledLetter]:
     return found
 
 
+def _letter(packed: bytes) -> DeadLetter:
+    try:
+        return _letter_of(packed)
+    except msgspec.MsgspecError:
+        # It must not hide the others, and somebody has to see it who can purge it.
+        return DeadLetter(
+            b"", "damaged", "what lies there is no dead letter as per_agent writes them", 0, 0.0
+        )
+
+
+def _parkings(packed: bytes) -> tuple[Parking, ...]:
+    try:
+        return (_parking_of(packed),)
+    except msgspec.MsgspecError:
+        return ()
+
+
 def _open(file: Path) -> sqlite3.Connection:
     if not file.exists():
         raise FileNotFoundError(file)
+    check_files(file)
     # Not immutable: the owner may be writing, and the write-ahead log holds the newest of it.
     return sqlite3.connect(
         f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None
@@ -297,7 +319,9 @@ def _lane(database: sqlite3.Connection, lane: str) -> Lane:
         "SELECT count(*) FROM Cache WHERE key > ? AND key < ?", (f"{prefix}x/", f"{prefix}x/{_END}")
     ).fetchone()
     parkings = tuple(
-        _parking_of(value) for _, value in database.execute(_READ, (f"{prefix}r/", f"{prefix}r/{_END}"))
+        parking
+        for _, value in database.execute(_READ, (f"{prefix}r/", f"{prefix}r/{_END}"))
+        for parking in _parkings(value)
     )
     return Lane(
         _books(database, lane),

@@ -37,8 +37,12 @@ class BlockId(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "BlockId":
+        """What *text* says as `str` writes it. Raises `ValueError` for any other."""
         seq, part = text.split("-")
-        return cls(int(seq, 16), int(part, 16))
+        parsed = cls(int(seq, 16), int(part, 16))
+        if str(parsed) != text:
+            raise ValueError(text)
+        return parsed
 
 
 class Block:

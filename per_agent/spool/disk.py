@@ -9,14 +9,14 @@ they differ. What is given up: values above 1 GB, and sharing the folder with ot
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 import diskcache
 
-from per_agent import failpoint
+from per_agent import failpoint, files
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import forks
 
@@ -35,8 +35,22 @@ _SETTINGS: Final[dict[str, Any]] = {
     "sqlite_journal_size_limit": 8 * 2**20,  # bytes that the write-ahead log may keep after a checkpoint
     "disk_min_file_size": _IN_ROW,
 }
+_KNOWN: Final = (
+    *diskcache.DEFAULT_SETTINGS,
+    *diskcache.core.METADATA,
+    "disk_min_file_size",
+    "disk_pickle_protocol",
+)
 _BUSY_TIMEOUT: Final = 5.0  # seconds; a reader's checkpoint may hold the lock for a moment
 FILE: Final = "cache.db"
+
+
+def check_files(database: Path) -> None:
+    """Raise `SpoolError` where *database*, or what SQLite keeps beside it, is a link, a pipe or the like."""
+    for file in (database, *(database.with_name(f"{FILE}-{kind}") for kind in ("wal", "shm", "journal"))):
+        problem = files.not_ours(file)
+        if problem is not None:
+            raise SpoolError(f"{file}: {problem}")
 
 
 class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
@@ -84,7 +98,9 @@ class Disk:
         folder.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileExistsError):
             # SQLite gives its -wal and -shm files the mode of the database, and an empty file is a new database.
-            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.close(files.create(self.file))
+        check_files(self.file)
+        self._forget_strange_settings()
         self._cache = diskcache.Cache(str(folder), timeout=_BUSY_TIMEOUT, disk=RawDisk, **_SETTINGS)
         self._connection: sqlite3.Connection | None = None
         self.disconnect()
@@ -94,6 +110,16 @@ class Disk:
         self.delete = self._cache.delete
         self._inode = self.file.stat().st_ino
         forks.watch(self)
+
+    def _forget_strange_settings(self) -> None:
+        """Delete what somebody planted among the settings: diskcache makes each of them an attribute of its own."""
+        with closing(sqlite3.connect(self.file, timeout=_BUSY_TIMEOUT, isolation_level=None)) as database:
+            database.execute("PRAGMA trusted_schema = 0")
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Settings'").fetchone() is not None:
+                database.execute(
+                    f"DELETE FROM Settings WHERE key NOT IN ({', '.join('?' * len(_KNOWN))})",  # noqa: S608  (constants)
+                    _KNOWN,
+                )
 
     def connect(self) -> None:
         """Open the connection, where it is not. diskcache would keep one for each thread, closable by it alone."""
@@ -159,8 +185,8 @@ class Disk:
         return [key for (key,) in rows]
 
     def rename(self, key: str, new: str) -> None:
-        """Give the entry under *key* another key, whatever it holds."""
-        self._sql("UPDATE Cache SET key = ? WHERE key = ? AND raw = 1", new, key)
+        """Give the entry under *key* another key, whatever it holds; one that was there goes."""
+        self._sql("UPDATE OR REPLACE Cache SET key = ? WHERE key = ? AND raw = 1", new, key)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

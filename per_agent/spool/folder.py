@@ -16,15 +16,18 @@ file systems; so is SQLite's write-ahead log.
 import fcntl
 import os
 import shutil
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from per_agent import files
 from per_agent.errors import SpoolError
-from per_agent.spool import forks
+from per_agent.spool import forks, trust
+from per_agent.spool.trust import LOCK
 
-_LOCK: Final = "owner.lock"
+_OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _GOING: Final = ".going"  # a folder's ending while it is being removed
 
 
@@ -69,22 +72,27 @@ def sweep(data_dir: Path) -> None:
 
 def _folders(data_dir: Path) -> list[Path]:
     try:
-        return sorted(path for path in (data_dir / "spools").iterdir() if path.is_dir())
+        found = (data_dir / "spools").iterdir()
+        return sorted(path for path in found if path.is_dir() and not path.is_symlink())
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def claim(folder: Path) -> Claim | None:
     """Take the spool in *folder*, or None when somebody holds it, it is gone, or it is not ours to use."""
+    if trust.problem(folder) is not None:
+        return None
     with forks.section():
         try:
-            fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(folder / LOCK, _OPEN, 0o600)
         except OSError:
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = os.fstat(fd)
+            is_ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
             # Between open and flock the folder may have been removed; then the lock is on a file without a name.
-            if (folder / _LOCK).stat().st_ino == os.fstat(fd).st_ino:
+            if is_ours and (folder / LOCK).stat().st_ino == found.st_ino:
                 forks.own_lock(fd)
                 return Claim(folder, fd)
         except OSError:
@@ -119,7 +127,7 @@ def create(data_dir: Path) -> Claim:
 
 def _cannot_lock(folder: Path) -> bool:
     """Whether the file system has no locks, which is not the same as that somebody else was faster."""
-    with (folder / _LOCK).open("a", encoding="ascii") as file:
+    with (folder / LOCK).open("a", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -130,12 +138,14 @@ def _cannot_lock(folder: Path) -> bool:
 
 
 def prepare(data_dir: Path) -> None:
-    """Make the data folder and its spools folder, for this user only."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make the data folder and its spools folder, for this user only. Raises `OSError` where they cannot be used."""
+    files.make_folder(data_dir)
     parent = data_dir / "spools"
+    trust.check_link(parent)
     with suppress(FileExistsError):
         parent.mkdir(mode=0o700)
         _sync_folder(data_dir)
+    trust.tell_of_others(data_dir)
 
 
 def _sync_folder(folder: Path) -> None:

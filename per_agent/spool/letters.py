@@ -6,6 +6,7 @@ second, makes the change in its own way, and leaves the answer beside it. A requ
 is no longer there is not requeued again.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
+from per_agent import files
 from per_agent.errors import SpoolError
 from per_agent.event import Progress
 from per_agent.settings import IntakeSettings, SpoolSettings
@@ -28,6 +30,7 @@ _ANSWER_TIMEOUT: Final = 15.0  # seconds; a holder looks every second, and may b
 _LOOK_EVERY: Final = 0.05  # seconds between looks for the answer
 _AT_ONCE: Final = 1000  # letters in one change, so that no commit grows without bound
 _REQUESTS: Final = "requests"
+_LONGEST: Final = 64 * 1024  # bytes of a request or an answer; each of its letters takes up to 20
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -105,29 +108,49 @@ def _ask_holder(place: Path, request: _Request) -> int:
     name = place / _REQUESTS / uuid4().hex
     asked, answered = name.with_suffix(".ask"), name.with_suffix(".answer")
     try:
-        asked.parent.mkdir(mode=0o700, exist_ok=True)
+        _make_requests(place)
         _write(asked, msgspec.json.encode(request))
     except FileNotFoundError:
         return 0  # the spool was absorbed and removed just now: it held no letters
+    except OSError as error:
+        raise SpoolError(f"{place}: its holder cannot be asked: {error.strerror}") from error
     deadline = time.monotonic() + _ANSWER_TIMEOUT
     while not answered.exists():
+        if not place.exists():
+            return 0  # it was absorbed and removed after it was asked
         if time.monotonic() > deadline:
             asked.unlink(missing_ok=True)
             raise SpoolError(
                 f"{place}: the process that holds this spool does not answer; is it stopped or wedged?"
             )
         time.sleep(_LOOK_EVERY)
-    changed: int = msgspec.json.decode(answered.read_bytes(), type=int)
+    try:
+        changed: int = msgspec.json.decode(files.read(answered, _LONGEST), type=int)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SpoolError(f"{answered}: is no answer: {error}") from error
     answered.unlink(missing_ok=True)
     return changed
+
+
+def _make_requests(place: Path) -> None:
+    """Make the folder of the requests; the holder's, where root asks: else the holder could not look into it."""
+    requests = place / _REQUESTS
+    with suppress(FileExistsError):
+        requests.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            owner = place.stat()
+            os.chown(requests, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    if requests.is_symlink():
+        raise OSError(errno.ELOOP, "the folder of the requests is a symbolic link: remove it", str(requests))
 
 
 def answer_requests(
     place: Path, post: Callable[[Callable[[Transaction], Any], Callable[[Any], None]], None]
 ) -> None:
     """The holder's side: have *post* make the changes that are asked for in the spool's folder."""
+    requests = place / _REQUESTS
     try:
-        found = list((place / _REQUESTS).iterdir())
+        found = [] if requests.is_symlink() else list(requests.iterdir())
     except OSError:
         return  # nobody ever asked, or it is another user's folder, which cannot be answered
     for asked in found:
@@ -136,7 +159,7 @@ def answer_requests(
         taken = asked.with_suffix(".taken")
         try:
             asked.rename(taken)  # so that the next look does not find it again
-            request = msgspec.json.decode(taken.read_bytes(), type=_Request)
+            request = msgspec.json.decode(files.read(taken, _LONGEST), type=_Request)
         except (OSError, msgspec.MsgspecError):
             continue
 
@@ -149,8 +172,12 @@ def answer_requests(
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file that appears whole or not at all, and belongs to the owner of its folder."""
     partial = path.with_suffix(".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+    partial.unlink(missing_ok=True)
+    with os.fdopen(files.create(partial), "wb") as file:
+        if os.geteuid() == 0:  # who is to read it may be another user
+            owner = path.parent.stat()
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         file.write(content)
     partial.rename(path)

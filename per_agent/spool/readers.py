@@ -48,7 +48,7 @@ class Readers:
                 # It was caught up with the disk, so these are the next ones: no need to read them back.
                 waiting.reply(some[: waiting.limit])
 
-    def _set_aside(self, lane: str, block_id: BlockId) -> None:
+    def _set_aside(self, lane: str, block_id: BlockId | str) -> None:
         def tell(lost: int) -> None:
             Log().error("a damaged block was set aside", lane=lane, block=str(block_id), events_lost=lost)
 

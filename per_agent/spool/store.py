@@ -24,9 +24,10 @@ Keys::
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 import diskcache
 import msgspec
@@ -88,12 +89,19 @@ class Store:
         return Books() if stored is None else _books_of(stored)
 
     def _read_parked(self, lane: str) -> int:
-        stored = self._disk.get(f"l/{lane}/k")
-        if stored is not None:
-            return int.from_bytes(stored, "big")
-        # Of a version that did not keep the count.
+        with suppress(SpoolCorrupt):
+            stored = self._disk.get(f"l/{lane}/k")
+            if stored is not None:
+                return int.from_bytes(stored, "big")
+        # Of a version that did not keep the count, or damaged.
         low, high = f"l/{lane}/p/", f"l/{lane}/p/{END}"
-        return sum(events_in(self._disk.get(key)) for key in self._disk.keys(low, high, -1))
+        return sum(self._events_in(key) for key in self._disk.keys(low, high, -1))
+
+    def _events_in(self, key: str) -> int:
+        try:
+            return events_in(self._disk.get(key))
+        except SpoolCorrupt:
+            return 0
 
     def _read_damaged(self, lane: str) -> int:
         low, high = f"l/{lane}/q/", f"l/{lane}/q/{END}"
@@ -137,24 +145,28 @@ class Store:
                 changes.write_books()
         changes.committed()
 
-    def head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId]]:
-        """Up to *limit* blocks of *lane* that follow *after*, oldest first, and the ids of damaged ones among them."""
+    def head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId | str]]:
+        """Up to *limit* blocks of *lane* that follow *after*, oldest first, and the ids of damaged ones among them.
+
+        What is no id of ours is given as it is written.
+        """
         with forks.section():
             self._disk.connect()
             return self._head(lane, after, limit)
 
-    def _head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId]]:
+    def _head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId | str]]:
         low = f"l/{lane}/b/{'' if after is None else after}"
         sound: list[Block] = []
-        damaged: list[BlockId] = []
+        damaged: list[BlockId | str] = []
         for key in self._disk.keys(low, f"l/{lane}/b/{END}", limit):
-            block_id = BlockId.parse(key.rpartition("/")[2])
+            name: BlockId | str = key.removeprefix(f"l/{lane}/b/")
             try:
+                name = block_id = BlockId.parse(key.removeprefix(f"l/{lane}/b/"))
                 events, made_at = blocks.unpack(self._disk.get(key) or b"")
                 settled = blocks.mask_of(self._disk.get(f"l/{lane}/d/{block_id}") or b"")
                 sound.append(Block(lane, block_id, events, made_at, settled))
-            except (SpoolCorrupt, msgspec.DecodeError):
-                damaged.append(block_id)
+            except (SpoolCorrupt, msgspec.DecodeError, ValueError):
+                damaged.append(name)
         return sound, damaged
 
     # For a look inside a transaction
@@ -174,4 +186,11 @@ class Store:
     def parkings(self, lane: str) -> list[Parking]:
         """What the parked events of *lane* wait for."""
         prefix = f"l/{lane}/r/"
-        return [_parking_of(self._disk.get(key)) for key in self._disk.keys(prefix, prefix + END, -1)]
+        return [self._parking(key, prefix) for key in self._disk.keys(prefix, prefix + END, -1)]
+
+    def _parking(self, key: str, prefix: str) -> Parking:
+        try:
+            return _parking_of(self._disk.get(key))
+        except (SpoolCorrupt, msgspec.MsgspecError):
+            # What the events wait for stands in the key: they must not wait for ever because of damaged words.
+            return Parking(unquote(key[len(prefix) :]), "the reason cannot be read", time.time())

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Final
 from urllib.parse import quote
 
@@ -159,7 +160,12 @@ class Transaction:
         found = self._disk.keys(prefix, prefix + END, _UNPARK_BLOCKS)
         for parked in found:
             self._moved = True
-            packed = self._disk.get(parked)
+            try:
+                packed = self._disk.get(parked)
+            except SpoolCorrupt:
+                # Not bytes that per_agent wrote: as in `set_aside`.
+                self._disk.rename(parked, f"l/{lane}/q/{parked[len(prefix) :]}")
+                continue
             self._parked[lane] -= events_in(packed)
             self._disk.set(f"l/{lane}/b/{parked[len(prefix) :]}", packed)
             self._disk.delete(parked)
@@ -168,7 +174,7 @@ class Transaction:
             return True
         return False
 
-    def set_aside(self, lane: str, block_id: BlockId) -> int:
+    def set_aside(self, lane: str, block_id: BlockId | str) -> int:
         """Move a damaged block out of the way. Returns how many pending events are lost with it, as far as known."""
         key = f"l/{lane}/b/{block_id}"
         try:
@@ -191,14 +197,18 @@ class Transaction:
     # Dead letters as work
 
     def requeue(self, lane: str, numbers: Sequence[int]) -> list[Block]:
-        """Send dead letters again, each under its identifier: they go to the end of the lane as one block."""
+        """Send dead letters again, each under its identifier: they go to the end of the lane as one block.
+
+        A damaged one stays where it is.
+        """
         events = []
         for number in numbers:
             key = f"l/{lane}/x/{number:012x}"
-            stored = self._disk.get(key)
-            if stored is not None:
-                events.append(_letter_of(stored).event)
-                self._disk.delete(key)
+            with suppress(SpoolCorrupt, msgspec.MsgspecError):
+                stored = self._disk.get(key)
+                if stored is not None:
+                    events.append(_letter_of(stored).event)
+                    self._disk.delete(key)
         if not events:
             return []
         block_id = BlockId(self._next())

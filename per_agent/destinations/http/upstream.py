@@ -23,13 +23,13 @@ from per_agent.backoff import retry_after
 from per_agent.destinations.http.answer import SEND_LIMIT, Answer
 from per_agent.destinations.http.deadline import DeadlineTransport, within
 from per_agent.errors import Refused, Unavailable
+from per_agent.settings.secret import forms
 from per_agent.version import version
 
 # Node's HTTP server closes an idle connection after 5 s, nginx after 60 s or more. A request on a connection
 # that is just being closed fails in a way that leaves open whether it was received.
 _KEEPALIVE: Final = 4.0
 _MAX_WORDS: Final = 200
-_SHORTEST_SECRET: Final = 4  # what is shorter is no secret, and blotting it out would garble every sentence
 
 # What cannot have reached the upstream. All other failures may have happened after it took the request.
 _NOT_SENT: Final = (
@@ -192,7 +192,7 @@ class Upstream:
 
     def hide(self, text: str) -> str:
         """*text* without the credential, which some services echo."""
-        for secret in self._secrets:
+        for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "[hidden]")
         return text
 
@@ -247,8 +247,8 @@ class Upstream:
 
 
 def _blotted(token: str | None) -> frozenset[str]:
-    """The secrets to be hidden when *token* is used."""
-    return frozenset() if token is None or len(token) < _SHORTEST_SECRET else frozenset({token})
+    """The texts to be hidden when *token* is used."""
+    return frozenset() if token is None else forms(token)
 
 
 def _why(error: httpx.RequestError) -> str:

@@ -7,12 +7,7 @@ from per_agent.sidecar.openapi.refusals import TO_ALL, TO_BODIES, TO_STRANGERS, 
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
 _COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
 _ID: Final[dict[str, Any]] = {**_TEXT, "description": "The identifier of an event."}
-_AGE: Final[dict[str, Any]] = {
-    "type": "number",
-    "minimum": 0,
-    "maximum": 1e10,
-    "description": "Letters that are older than so many seconds.",
-}
+_AGE: Final[dict[str, Any]] = {"type": "number", "minimum": 0, "maximum": 1e10}
 _FILTERS: Final[dict[str, dict[str, Any]]] = {
     "destination": {**_TEXT, "minLength": 1, "description": "The destination that refused."},
     "reason": {
@@ -21,7 +16,8 @@ _FILTERS: Final[dict[str, dict[str, Any]]] = {
         "description": "Part of the reason or of the upstream's words, in any case of letters.",
     },
     "meter": {**_TEXT, "minLength": 1, "description": "The event name of meter events."},
-    "older_than": _AGE,
+    "older_than": {**_AGE, "description": "Letters that are older than so many seconds."},
+    "newer_than": {**_AGE, "description": "Letters that are not older than so many seconds."},
 }
 _WAYS: Final[dict[str, dict[str, Any]]] = {
     "ids": {"type": "array", "items": _ID, "minItems": 1},
@@ -102,10 +98,34 @@ def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "schema": schema}
 
 
+_CHOSEN: Final[list[dict[str, Any]]] = [
+    {**_parameter("id", {"type": "array", "items": _ID}), "style": "form", "explode": True},
+    *(_parameter(name, schema) for name, schema in _FILTERS.items()),
+]
+
+
 def _answer(schema: dict[str, Any], words: str) -> dict[str, Any]:
     return {
         "200": {"description": words, "content": {"application/json": {"schema": schema}}},
         **refused("Problem", *TO_ALL, *TO_STRANGERS, 405),
+    }
+
+
+def _export() -> dict[str, Any]:
+    lines = {
+        "schema": {"type": "string", "description": "One event a line, as `/v1/events` takes them."},
+    }
+    responses = _answer({}, "The events.")
+    responses["200"] = {"description": "The events.", "content": {"application/x-ndjson": lines}}
+    return {
+        "get": {
+            "operationId": "exportDeadLetters",
+            "tags": ["dead letters"],
+            "summary": "The events of dead letters, all of them, to be recorded again under the same identifiers.",
+            "description": "The letters stay where they are. What this version cannot read is left out.",
+            "parameters": _CHOSEN,
+            "responses": responses,
+        }
     }
 
 
@@ -139,14 +159,14 @@ PATHS: Final[dict[str, Any]] = {
             "tags": ["dead letters"],
             "summary": "The dead letters, a page at a time, oldest first.",
             "parameters": [
-                {**_parameter("id", {"type": "array", "items": _ID}), "style": "form", "explode": True},
-                *(_parameter(name, schema) for name, schema in _FILTERS.items()),
+                *_CHOSEN,
                 _parameter("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
                 _parameter("after", {**_TEXT, "description": "The `next` of the page before."}),
             ],
             "responses": _answer({"$ref": "#/components/schemas/DeadLetterPage"}, "A page."),
         }
     },
+    "/v1/dead-letters.ndjson": _export(),
     "/v1/dead-letters/{id}": {
         "get": {
             "operationId": "getDeadLetters",
