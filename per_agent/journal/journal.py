@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from per_agent import failpoint
+from per_agent import failpoint, files
 from per_agent.journal import layout
 from per_agent.journal.layout import (
     HEAD,
@@ -253,8 +253,8 @@ def make(data_dir: Path, events: int) -> Journal:
     """
     size = HEAD + (events + events // 4 + _LONGEST) * SLOT
     folder = data_dir / FOLDER
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    files.make_folder(data_dir)
+    files.make_folder(folder)
     for _ in range(_TRIES):
         path = folder / f"{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}{SUFFIX}"
         with suppress(BlockingIOError, FileExistsError, FileNotFoundError):
