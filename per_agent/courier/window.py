@@ -12,13 +12,26 @@ _STRETCH: Final = 32  # times the size that a window may grow to for blocks that
 class Item:
     """One event on its way to one destination."""
 
-    __slots__ = ("at", "attempts", "event", "loaded", "own_troubles", "seen_successes")
+    __slots__ = (
+        "at",
+        "attempts",
+        "event",
+        "loaded",
+        "own_troubles",
+        "refusals",
+        "refused_like_all",
+        "refused_since",
+        "seen_successes",
+    )
 
     def __init__(self, loaded: "Loaded", at: int, event: Event) -> None:
         self.loaded = loaded
         self.at = at
         self.event = event
         self.attempts = 0
+        self.refusals = 0  # that are not certain
+        self.refused_like_all = 0  # of these, how many met every other event, too
+        self.refused_since = 0  # the last offer that had been sent when they began to count
         self.own_troubles = 0  # failures of this event while others went through
         self.seen_successes = -1  # the route's successes when this event last failed; -1: it never did
 
