@@ -141,7 +141,14 @@ def _warm() -> "subprocess.Popen[bytes]":
     if "PER_AGENT_COVERAGE" in os.environ:  # then what is forked is worth counting: it runs nowhere else
         file = Path(tempfile.mkdtemp()) / "warm.py"
         file.write_text(_WARM)
-        program = ["-m", "coverage", "run", "--parallel-mode", f"--rcfile={ROOT / 'pyproject.toml'}", str(file)]
+        program = [
+            "-m",
+            "coverage",
+            "run",
+            "--parallel-mode",
+            f"--rcfile={ROOT / 'pyproject.toml'}",
+            str(file),
+        ]
     process = subprocess.Popen(
         [sys.executable, "-W", "error", *program],
         stdin=subprocess.PIPE,

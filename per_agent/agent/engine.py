@@ -139,11 +139,16 @@ class Engine:
 
     def status(self) -> dict[str, Any]:
         """How the spool and each destination are doing, as JSON values."""
-        retries, parked = self.courier.retries, self.courier.parked()
+        retries, no_answer, parked = self.courier.retries, self.courier.no_answer, self.courier.parked()
         return {
             "spool": {"id": self.spool.id, "trouble": self.spool.trouble},
             "destinations": {
-                name: {**condition.as_dict(), "retries": retries[name], "parked_for": parked[name]}
+                name: {
+                    **condition.as_dict(),
+                    "retries": retries[name],
+                    "no_answer": no_answer[name],
+                    "parked_for": parked[name],
+                }
                 for name, condition in self.courier.conditions.items()
             },
         }

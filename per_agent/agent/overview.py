@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from per_agent.books import Books, total
-from per_agent.courier import Condition
+from per_agent.courier import Condition, Note
 from per_agent.event import iso
 from per_agent.spool import Lane, Parking, Snapshot, snapshots
 
@@ -28,6 +28,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         oldest_waiting: the same of what is not parked, and so goes on by itself.
         live: whether a running process delivers to it.
         condition: how it is doing, the worst that a running process says; else what was last said of it.
+        no_answer: how often running processes sent an event and had no answer, so that nobody knows whether it
+            was taken; each since it started. None where nothing is said.
         problems: what does not add up, with the spool that it was found in.
     """
 
@@ -44,6 +46,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     parkings: tuple[Parking, ...]
     live: bool
     condition: Condition | None
+    no_answer: int | None
     problems: tuple[str, ...]
 
     def as_dict(self, now: float) -> dict[str, Any]:
@@ -56,6 +59,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
             "reason": None if condition is None else condition.reason,
             "since": None if condition is None or not condition.since else iso(condition.since),
             "failures": None if condition is None else condition.failures,
+            "no_answer": self.no_answer,
             "books": {**self.books.as_dict(), "balanced": not self.problems},
             "waiting": self.waiting,
             "parked": self.parked,
@@ -161,6 +165,7 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in
     lanes = [lane for _, lane in found]
     parkings = sorted((each for lane in lanes for each in lane.parkings), key=lambda each: each.since)
     waiting = [lane.oldest for lane in lanes if lane.oldest]
+    notes = _notes([lane for spool, lane in found if spool.held] or lanes)
     return Standing(
         name=name,
         configured=configured,
@@ -176,21 +181,21 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in
         oldest_waiting=min(waiting, default=None),
         parkings=tuple({each.key: each for each in reversed(parkings)}.values()),
         live=any(spool.held for spool, _ in found),
-        condition=_condition([lane for spool, lane in found if spool.held] or lanes),
+        condition=min(notes, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None),
+        no_answer=sum({each.process: each.no_answer for each in notes}.values()) if notes else None,
         problems=tuple(
             f"{name}, spool {spool.id}: {problem}" for spool, lane in found for problem in lane.problems
         ),
     )
 
 
-def _condition(lanes: Iterable[Lane]) -> Condition | None:
-    said = [each for lane in lanes if lane.note is not None and (each := _read(lane.note)) is not None]
-    return min(said, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None)
+def _notes(lanes: Iterable[Lane]) -> list[Note]:
+    return [each for lane in lanes if lane.note is not None and (each := _read(lane.note)) is not None]
 
 
-def _read(note: bytes) -> Condition | None:
+def _read(note: bytes) -> Note | None:
     try:
-        return msgspec.json.decode(note, type=Condition)
+        return msgspec.json.decode(note, type=Note)
     except msgspec.MsgspecError:
         return None  # of another version: not worth an error in an overview
 

@@ -2,6 +2,6 @@
 
 from per_agent.courier.attempts import Delivery
 from per_agent.courier.courier import Courier
-from per_agent.courier.health import Condition
+from per_agent.courier.health import Condition, Note
 
-__all__ = ["Condition", "Courier", "Delivery"]
+__all__ = ["Condition", "Courier", "Delivery", "Note"]

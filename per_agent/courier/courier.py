@@ -142,6 +142,11 @@ class Courier:
         """Attempts that met trouble of the destination, for each."""
         return {route.name: route.attempts.retries for route in self._routes}
 
+    @property
+    def no_answer(self) -> dict[str, int]:
+        """Of these, for each, the events that were sent and not answered: nobody knows whether they were taken."""
+        return {route.name: route.attempts.no_answer for route in self._routes}
+
     def deliveries(self) -> dict[str, Delivery]:
         """How delivering to each destination goes. Waits for nothing."""
         return {route.name: route.delivery() for route in self._routes}

@@ -5,6 +5,7 @@ the epoch in which it was sent, and only those of the present epoch count. After
 through; its success opens the destination fully, its failure makes the next pause longer.
 """
 
+import os
 from typing import Literal
 
 import msgspec
@@ -32,6 +33,23 @@ class Condition(msgspec.Struct, frozen=True):
 
     def as_dict(self) -> dict[str, object]:
         return {field: getattr(self, field) for field in self.__struct_fields__}
+
+
+class Note(Condition, frozen=True):
+    """What is kept in the spool, for those who look at it from outside.
+
+    Attributes:
+        no_answer: as `Delivery.no_answer`.
+        process: whose count that is; it says the same in all the spools that it has.
+    """
+
+    no_answer: int = 0
+    process: int = 0
+
+    @staticmethod
+    def of(condition: Condition, no_answer: int) -> bytes:
+        """The JSON of this process's note."""
+        return msgspec.json.encode({**condition.as_dict(), "no_answer": no_answer, "process": os.getpid()})
 
 
 class Health:

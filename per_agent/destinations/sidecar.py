@@ -112,7 +112,8 @@ class Sidecar:
     def send(self, events: Sequence[Event]) -> Sequence[Outcome]:
         """Hand *events* over, in as few requests as their length allows.
 
-        After an answer that is trouble for all, the rest is not offered and has the same outcome.
+        After an answer that is trouble for all, the rest is not offered and has the same outcome, but that it was
+        not sent.
         """
         lines = [_encode(event.as_record()) for event in events]
         outcomes: list[Outcome] = []
@@ -129,7 +130,7 @@ class Sidecar:
             trouble = next((each for each in said if isinstance(each, Retry | Halt)), None)
             outcomes += said
             if trouble is not None:
-                outcomes += [trouble] * (len(lines) - len(outcomes))
+                outcomes += [_not_offered(trouble)] * (len(lines) - len(outcomes))
         return outcomes
 
     def _ask(self, body: bytes) -> Answer | Retry | Halt:
@@ -206,6 +207,13 @@ def _checked(name: str, address: object, token: object, timeout: object, concurr
     if problems:
         raise ConfigError(problems)
     return socket
+
+
+def _not_offered(trouble: Retry | Halt) -> Retry | Halt:
+    """What *trouble* of a request means for the events after it."""
+    if isinstance(trouble, Halt):
+        return trouble
+    return Retry(f"not sent: events before it met trouble: {trouble.reason}", trouble.after)
 
 
 def _fitting(lines: Sequence[bytes], begin: int, longest: int) -> int:

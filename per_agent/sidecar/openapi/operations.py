@@ -44,6 +44,11 @@ _DESTINATION: Final = _object(
         "reason": _TEXT_OR_NONE,
         "since": {**_MOMENT, "type": ["string", "null"]},
         "failures": {"type": ["integer", "null"], "minimum": 0},
+        "no_answer": {
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "description": "How often an event was sent and not answered, so that nobody knows whether it was taken.",
+        },
         "books": {"$ref": "#/components/schemas/Books"},
         "waiting": _COUNT,
         "parked": _COUNT,
