@@ -182,7 +182,7 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in
         parkings=tuple({each.key: each for each in reversed(parkings)}.values()),
         live=any(spool.held for spool, _ in found),
         condition=min(notes, key=lambda each: (_WORST_FIRST.index(each.state), -each.since), default=None),
-        no_answer=sum({each.process: each.no_answer for each in notes}.values()) if notes else None,
+        no_answer=sum({each.teller: each.no_answer for each in notes}.values()) if notes else None,
         problems=tuple(
             f"{name}, spool {spool.id}: {problem}" for spool, lane in found for problem in lane.problems
         ),

@@ -5,7 +5,6 @@ the epoch in which it was sent, and only those of the present epoch count. After
 through; its success opens the destination fully, its failure makes the next pause longer.
 """
 
-import os
 from typing import Literal
 
 import msgspec
@@ -40,16 +39,16 @@ class Note(Condition, frozen=True):
 
     Attributes:
         no_answer: as `Delivery.no_answer`.
-        process: whose count that is; it says the same in all the spools that it has.
+        teller: whose count that is; it says the same in all the spools that it has.
     """
 
     no_answer: int = 0
-    process: int = 0
+    teller: str = ""
 
     @staticmethod
-    def of(condition: Condition, no_answer: int) -> bytes:
-        """The JSON of this process's note."""
-        return msgspec.json.encode({**condition.as_dict(), "no_answer": no_answer, "process": os.getpid()})
+    def of(condition: Condition, no_answer: int, teller: str) -> bytes:
+        """Its JSON."""
+        return msgspec.json.encode({**condition.as_dict(), "no_answer": no_answer, "teller": teller})
 
 
 class Health:

@@ -12,6 +12,7 @@ Everything here runs in the courier's thread. Three rules decide:
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -23,7 +24,7 @@ from per_agent.courier.health import Health, Note, State
 from per_agent.courier.parked import ParkedEvents
 from per_agent.courier.parking import TROUBLED, ParkingLot
 from per_agent.courier.queue import Queue
-from per_agent.courier.refusals import Refusals, Verdict
+from per_agent.courier.refusals import Offer, Refusals, Verdict
 from per_agent.courier.senders import Senders
 from per_agent.courier.window import Item, Loaded, Window
 from per_agent.destinations import Delivered, Destination, Halt, Outcome, Parked, Refused, Retry
@@ -48,8 +49,8 @@ def _writable(words: str) -> str:
     return words.encode(errors="replace").decode()
 
 
-class _Offer(NamedTuple):
-    number: int  # among the offers of this route
+class _Sent(NamedTuple):
+    offer: Offer
     epoch: int  # of the destination's health
     alone: bool  # to find out whether the destination is well again
 
@@ -87,6 +88,7 @@ class Route:
         self._in_flight = 0
         self._successes = 0
         self._told = 0  # of `no_answer`, what was last noted
+        self._teller = os.urandom(8).hex()
         self._refusals = Refusals()
         self._lot = ParkingLot(settings, clock, destination.concurrency)
         self._parked = ParkedEvents(destination, self._lot, self.senders, self._windows, later, wall)
@@ -154,16 +156,14 @@ class Route:
         self.senders.send(
             [item.event for item in items],
             lambda outcomes, seconds: self._later(
-                lambda: self._sent(items, outcomes, _Offer(offer, epoch, alone), seconds)
+                lambda: self._sent(items, outcomes, _Sent(offer, epoch, alone), seconds)
             ),
         )
 
-    def _sent(
-        self, items: Sequence[Item], outcomes: Sequence[Outcome], offer: _Offer, seconds: float
-    ) -> None:
+    def _sent(self, items: Sequence[Item], outcomes: Sequence[Outcome], sent: _Sent, seconds: float) -> None:
         self._in_flight -= 1
         self.attempts.ended(len(items), seconds)
-        self._refusals.answered(offer.number, outcomes)
+        self._refusals.answered(sent.offer, outcomes)
         again: list[Item] = []
         answered = False
         for item, outcome in zip(items, outcomes, strict=True):
@@ -179,25 +179,25 @@ class Route:
                     self._parked.park(item, key, _writable(reason), self._queue)
                 case Refused(reason, certain):
                     answered = answered or certain
-                    if not self._refused(item, _writable(reason), offer, certain=certain):
+                    if not self._refused(item, _writable(reason), sent, certain=certain):
                         self.attempts.failed("refused_uncertain")
                         self._delay(item)
                 case Retry(reason, after):
                     self.attempts.failed("retry", reason)
                     # One that keeps failing while others go through speaks for itself.
                     if item.own_troubles == 0:
-                        self._fail("retrying", _writable(reason), offer.epoch, after)
+                        self._fail("retrying", _writable(reason), sent.epoch, after)
                     again.append(item)
                 case Halt(reason):
                     self.attempts.failed("halted")
-                    self._fail("halted", _writable(reason), offer.epoch)
+                    self._fail("halted", _writable(reason), sent.epoch)
                     again.append(item)
-        well = answered and self.health.answered(offer.epoch, self._wall())
+        well = answered and self.health.answered(sent.epoch, self._wall())
         if well:
             self._log.info("the destination is well again")
         if well or self.attempts.no_answer != self._told:
             self._tell()
-        self._put_back(again, to_the_end=offer.alone)
+        self._put_back(again, to_the_end=sent.alone)
         # When nothing is left to send, the next blocks wait for these to be settled.
         for loaded in {item.loaded: None for item in items}:
             loaded.settle(self._later, hurried=not self._queue.ready)
@@ -226,19 +226,19 @@ class Route:
         item.own_troubles += 1
         self._queue.delay(item, self._clock() + self._backoff.wait(item.own_troubles))
 
-    def _refused(self, item: Item, reason: str, offer: _Offer, *, certain: bool) -> bool:
+    def _refused(self, item: Item, reason: str, sent: _Sent, *, certain: bool) -> bool:
         """Bury *item* where that is right. False: it is to be tried again."""
         if certain:
             self._bury(item, "refused by the destination", reason)
             return True
         if item.seen_successes < 0:
             self._note_failure(item)
-        match self._refusals.judge(item, offer.number, self._settings.refusal_attempts):
+        match self._refusals.judge(item, sent.offer, self._settings.refusal_attempts):
             case Verdict.EVENT:
                 self._bury(item, f"refused {item.refusals} times, while others were delivered", reason)
                 return True
             case Verdict.ALL:
-                self._fail("halted", f"every event is refused: {reason}", offer.epoch)
+                self._fail("halted", f"every event is refused: {reason}", sent.epoch)
         return False
 
     def _bury(self, item: Item, reason: str, words: str) -> None:
@@ -299,5 +299,5 @@ class Route:
             self._note(window.spool)
 
     def _note(self, spool: Spool) -> None:
-        said = Note.of(self.health.condition, self.attempts.no_answer)
+        said = Note.of(self.health.condition, self.attempts.no_answer, self._teller)
         spool.post(lambda changes: changes.note(self.name, said))

@@ -19,7 +19,7 @@ class Item:
         "loaded",
         "own_troubles",
         "refusals",
-        "refused_like_all",
+        "refused_alone",
         "refused_since",
         "seen_successes",
     )
@@ -30,8 +30,8 @@ class Item:
         self.event = event
         self.attempts = 0
         self.refusals = 0  # that are not certain
-        self.refused_like_all = 0  # of these, how many met every other event, too
-        self.refused_since = 0  # the last offer that had been sent when they began to count
+        self.refused_alone = 0  # of these, those that speak against this event
+        self.refused_since = 0  # what was offered after this one may speak against it
         self.own_troubles = 0  # failures of this event while others went through
         self.seen_successes = -1  # the route's successes when this event last failed; -1: it never did
 

@@ -126,7 +126,11 @@ class Sidecar:
             if isinstance(answer, Answer) and answer.status == 413 and end - begin > 1:
                 longest = len(body) // 2  # down to one event in each request
                 continue
-            said = [answer] if isinstance(answer, Retry | Halt) else self._judge(answer, events[begin:end])
+            said: list[Outcome]
+            if isinstance(answer, Retry | Halt):
+                said = [answer] * (end - begin)
+            else:
+                said = self._judge(answer, events[begin:end])
             trouble = next((each for each in said if isinstance(each, Retry | Halt)), None)
             outcomes += said
             if trouble is not None:

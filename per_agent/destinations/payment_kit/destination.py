@@ -130,7 +130,7 @@ class PaymentKit:
         elif answer.status == 402:
             outcome = Parked(self._customer_key(event), reason)
         elif answer.status == 413:
-            outcome = Refused(reason)
+            outcome = Refused(reason, certain=False)  # a proxy that takes nothing must not bury everything
         elif means is Meaning.METER:
             outcome = Parked(self._meter_key(event), reason)
         elif means is Meaning.CUSTOMER:
