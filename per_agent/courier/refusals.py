@@ -67,7 +67,8 @@ class Refusals:
         if item.refused_since < offer.went > self._unclear:
             item.refused_alone += 1
             return Verdict.EVENT if item.refused_alone + 1 >= enough else Verdict.AGAIN
-        self._unclear = max(self._unclear, offer.number)
+        if self._went != offer.number:
+            self._unclear = max(self._unclear, offer.number)
         if item.refusals < enough:
             return Verdict.AGAIN
         item.refused_alone, item.refused_since = 0, self._offers
