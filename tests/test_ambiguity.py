@@ -1,5 +1,6 @@
 """An event that was sent and not answered: told apart, sent again under its identifier, and counted once."""
 
+import itertools
 import socket
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from test_upstream_faults import answers, reset_after_it_was_taken, silent_after
 from upstream import UpstreamServer
 from waiting import until
 
-from per_agent import Agent, MemoryDestination, Per
+from per_agent import Agent, DeliverySettings, MemoryDestination, Per
 from per_agent.courier.attempts import kind
 from per_agent.destinations import Retry
 from per_agent.destinations.payment_kit import PaymentKit
@@ -18,6 +19,8 @@ from per_agent.destinations.sidecar import Sidecar
 from per_agent.event import Activity, MeterEvent
 
 NO_ANSWER = Retry("sent, no answer: ReadTimeout: timed out")
+SOON = DeliverySettings(backoff_initial=0.02, backoff_max=0.1)
+AND_WAIT = Retry(NO_ANSWER.reason, after=200)
 
 
 def in_status(agent: Agent) -> dict[str, int]:
@@ -90,12 +93,12 @@ def test_what_finds_nobody_was_not_sent_and_is_not_in_doubt(tmp_path: Path) -> N
 
 def test_the_command_tells_it_beside_the_agent_and_after_it(tmp_path: Path) -> None:
     command = Command(tmp_path)
-    with Agent(command.data_dir, [MemoryDestination([NO_ANSWER] * 3 + [Retry("HTTP 503: busy")])]) as agent:
-        agent.add_activity("acme", "u-1", "active")
-        until(lambda: in_command(command).get("memory") == 3)
-        assert "3 times sent and not answered" in _flat(command.well("status").out)
-        assert agent.flush(30)
-        assert in_status(agent) == {"memory": 3}
+    agent = Agent(command.data_dir, [MemoryDestination([NO_ANSWER] * 2 + [AND_WAIT])], delivery=SOON)
+    agent.add_activity("acme", "u-1", "active")
+    until(lambda: in_command(command).get("memory") == 3)
+    assert "3 times sent and not answered" in _flat(command.well("status").out)
+    assert in_status(agent) == in_statistics(agent) == {"memory": 3}
+    agent.close(0)
     assert in_command(command)["memory"] == 3
     assert "3 times sent and not answered" in _flat(command.well("status").out)
     with Agent(command.data_dir, [MemoryDestination()]) as agent:
@@ -119,16 +122,18 @@ def test_several_agents_are_added_up_and_none_is_counted_twice(tmp_path: Path) -
 def test_an_agent_that_has_spools_of_the_dead_tells_its_number_once(tmp_path: Path) -> None:
     command = Command(tmp_path)
     for n in range(2):
-        agent = Agent(command.data_dir, [MemoryDestination([Retry("down", after=200)])])
+        agent = Agent(command.data_dir, [MemoryDestination([AND_WAIT])])
         agent.add_activity("acme", f"u-{n}", "active")
         until(lambda agent=agent: agent.status()["destinations"]["memory"]["state"] == "retrying")
         agent.close(0)
-    with Agent(command.data_dir, [MemoryDestination([NO_ANSWER] * 2)]) as agent:
+    with Agent(command.data_dir, [MemoryDestination(itertools.repeat(AND_WAIT))], delivery=SOON) as agent:
         agent.start(wait=True)
-        until(lambda: in_status(agent) == {"memory": 2})
-        until(lambda: in_command(command)["memory"] == 2)
-        assert agent.flush(30)
-        assert in_command(command)["memory"] == 2
+        until(lambda: agent.settled and in_status(agent)["memory"])
+        for _ in range(3):  # it is noted in one spool after the other
+            last = command.well("status", "--json").json
+        assert len(last["spools"]) == 3
+        assert last["destinations"]["memory"]["no_answer"] == in_status(agent)["memory"]
+        agent.close(0)
 
 
 # What is in doubt, and what is not

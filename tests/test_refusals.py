@@ -107,6 +107,20 @@ def test_trouble_that_comes_back_does_not_add_up_to_a_fault_of_the_event(ground:
             assert ground.refused(event) is not Verdict.EVENT
 
 
+def test_when_all_are_refused_what_spoke_against_an_event_is_forgotten(ground: Ground) -> None:
+    event = ground.event()
+    ground.refused(event)
+    ground.delivered()
+    assert [ground.refused(event) for _ in range(ENOUGH - 2)] == [Verdict.AGAIN] * (ENOUGH - 2)
+    ground.refused(ground.event())
+    assert ground.refused(event) is Verdict.ALL
+    ground.delivered()
+    assert [ground.refused(event) for _ in range(ENOUGH - 1)] == [
+        *[Verdict.AGAIN] * (ENOUGH - 2),
+        Verdict.EVENT,
+    ]
+
+
 class Steered(MemoryDestination):
     """*say* has the outcome of an event, given how many were offered and delivered before."""
 
