@@ -129,6 +129,7 @@ def test_an_agent_that_has_spools_of_the_dead_tells_its_number_once(tmp_path: Pa
         agent.close(0)
     with Agent(command.data_dir, [MemoryDestination(itertools.repeat(AND_WAIT))], delivery=SOON) as agent:
         agent.start(wait=True)
+        until(lambda: len(agent.statistics().adopted) == 1)
         until(lambda: agent.settled and in_status(agent)["memory"])
         for _ in range(3):  # it is noted in one spool after the other
             last = command.well("status", "--json").json
