@@ -20,6 +20,8 @@ from typing import Final
 
 from tenacity import RetryCallState, Retrying, wait_exponential
 
+from per_agent.settings import DeliverySettings
+
 MAX_RETRY_AFTER: Final = 300.0
 """Seconds. An upstream that asks for more is asked again after these: an hour may be a slip of its own."""
 
@@ -69,6 +71,15 @@ class Backoff:
     ceiling: float = 60.0
     retry_after_ceiling: float = MAX_RETRY_AFTER
     uniform: Callable[[float, float], float] = random.uniform
+
+    @classmethod
+    def of(cls, settings: DeliverySettings) -> "Backoff":
+        """As *settings* have it."""
+        return cls(
+            initial=settings.backoff_initial,
+            ceiling=settings.backoff_max,
+            retry_after_ceiling=settings.retry_after_max,
+        )
 
     def wait(self, attempt: int, after: float | None = None) -> float:
         """Seconds to wait after *attempt* failed; attempts count from 1.

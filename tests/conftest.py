@@ -1,8 +1,12 @@
-"""What tests share: `upstream`, a real HTTP server in a process of its own that keeps score."""
+"""What tests share: `upstream`, a real HTTP server in a process of its own that keeps score, and a `stage` with it."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from sidecar_double import SidecarDouble
+from stage import Stage
 from upstream import UpstreamServer
 
 
@@ -21,3 +25,13 @@ def upstream(_upstream_process: UpstreamServer) -> UpstreamServer:
     _upstream_process.start()
     _upstream_process.reset()
     return _upstream_process
+
+
+@pytest.fixture
+def stage(tmp_path: Path, upstream: UpstreamServer) -> Iterator[Stage]:
+    """Per, Payment Kit and a sidecar, each behind a proxy that can misbehave, and a folder for agents."""
+    with SidecarDouble(tmp_path) as double, ExitStack() as stack:
+        made = Stage(tmp_path, upstream, double)
+        for proxy in made.proxies.values():
+            stack.enter_context(proxy)
+        yield made

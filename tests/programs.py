@@ -15,10 +15,15 @@ data_dir = sys.argv[1]
 
 
 def run(
-    program: str, data_dir: Path, *arguments: str, timeout: float = 60, python: str = sys.executable
+    program: str,
+    data_dir: Path,
+    *arguments: str,
+    timeout: float = 60,
+    python: str = sys.executable,
+    world: str = "",
 ) -> str:
     """Run *program* (after `PRELUDE`) to its end. Gives its stdout; fails when it says anything on stderr."""
-    done = start(program, data_dir, *arguments, python=python)
+    done = start(program, data_dir, *arguments, python=python, world=world)
     try:
         out, err = done.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -31,9 +36,10 @@ def run(
 
 
 def start(
-    program: str, data_dir: Path, *arguments: str, python: str = sys.executable
+    program: str, data_dir: Path, *arguments: str, python: str = sys.executable, world: str = ""
 ) -> subprocess.Popen[str]:
-    code = textwrap.dedent(PRELUDE) + textwrap.dedent(program)
+    """Start *program*. *world* is run before all else: what it does to the standard library is there for all."""
+    code = textwrap.dedent(world) + textwrap.dedent(PRELUDE) + textwrap.dedent(program)
     return subprocess.Popen(
         [python, "-W", "error", "-c", code, str(data_dir), *arguments],
         stdin=subprocess.PIPE,

@@ -1,16 +1,21 @@
 """Asking an upstream: bounded, in one process each, with nothing taken from the environment."""
 
 import os
+import random
+import socket
 import socketserver
 import threading
 import time
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_upstream_faults import answered_twice, says
+from unruly import UnrulyProxy
 
 from per_agent.destinations.http import Upstream, check_config, segment
 from per_agent.errors import ConfigError, Refused, Unavailable
@@ -120,6 +125,133 @@ def test_a_truncated_answer_is_no_answer(upstream):
     upstream.rule(truncate=True)
     with client(upstream) as up:
         assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("sent, no answer: ")
+
+
+def test_an_answer_that_came_before_its_question_is_no_answer(upstream):
+    """As from an upstream that answers twice: the second answer would be taken for that to the next request."""
+    with UnrulyProxy(upstream.port) as proxy, client(proxy) as up:
+        proxy.fault = answered_twice
+        assert up.ask("GET", ADD, IDS).status == 200
+        assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("sent, no answer: RemoteProtocolError: ")
+        assert up.ask("GET", ADD, IDS).status == 200, "on a connection of its own"
+    assert proxy.met == 2 + 1
+
+
+def test_an_upstream_that_reads_slowly_is_left_in_time():
+    taken = 0
+
+    def read() -> None:
+        nonlocal taken
+        connection, _ = listener.accept()
+        with connection:
+            while piece := connection.recv(65536):
+                taken += len(piece)
+                time.sleep(0.01)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader = threading.Thread(target=read)
+        reader.start()
+        up = Upstream("up", f"http://127.0.0.1:{listener.getsockname()[1]}", None, timeout=1.0, concurrency=1)
+        whole = 64 * 2**20  # at 6 MiB in a second, no single write waits for long
+        words = words_of(lambda: up.ask("POST", "/", (), b"x" * whole))
+        reader.join(60)
+        up.close()
+    assert words.startswith("sent, no answer: WriteTimeout: ")
+    assert taken < whole
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://[",
+        "http://h:99999999/",
+        "//",
+        "javascript:x",
+        "http://xn--/",
+        "/" * 70_000,
+        "\xff",
+        "http://a b/",
+    ],
+    ids=lambda location: location[:20],
+)
+def test_a_redirect_that_leads_nowhere_is_an_answer_like_any_other(upstream, location):
+    """httpx works out where it leads, though nobody goes there, and would raise all kinds of things."""
+    upstream.rule(redirect=location)
+    with client(upstream) as up:
+        assert up.ask("GET", ADD, IDS).status == 302
+
+
+def test_who_finds_no_free_connection_has_not_sent(upstream):
+    upstream.rule(drip=0.1)  # holds its connection, and is never silent for long
+    words = []
+    with client(upstream, timeout=0.5, total=2.0, concurrency=1) as up:
+        asking = [
+            threading.Thread(target=lambda: words.append(words_of(lambda: up.ask("GET", ADD, IDS))))
+            for _ in range(6)
+        ]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join(30)
+    sent = upstream.score().requests
+    assert 0 < sent < 6
+    assert sum(each.startswith("sent, no answer: ReadTimeout: ") for each in words) == sent
+    assert sum(each.startswith("not sent: PoolTimeout: ") for each in words) == 6 - sent
+
+
+def test_who_gets_no_connection_in_time_has_not_sent():
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        for _ in range(8):  # who comes after the first is not let in: nobody accepts
+            caller = waiting.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(address)
+        up = Upstream("up", f"http://127.0.0.1:{address[1]}", TOKEN, timeout=0.3, concurrency=1)
+        assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("not sent: ConnectTimeout: ")
+        up.close()
+
+
+def test_whatever_bytes_come_back_there_is_an_answer_or_words(upstream):
+    seed = int(os.environ.get("PER_AGENT_TEST_SEED", random.randrange(2**32)))
+    print(f"PER_AGENT_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nSet-Cookie: a=b; Max-Age=x\r\n"
+        b"Retry-After: 1\r\nLocation: http://a/\r\nContent-Length: 11\r\n\r\n"
+    )
+    spice = [
+        b"\r\n",
+        b"\x00",
+        b"\xff",
+        b":",
+        b" ",
+        b"HTTP/1.1 ",
+        b"100",
+        b"302",
+        b"Transfer-Encoding: chunked\r\n",
+    ]
+
+    def garbled() -> bytes:
+        said = bytearray(head + b'{"ok":true}')
+        for _ in range(chance.randrange(1, 6)):
+            at = chance.randrange(len(said))
+            said[at : at + chance.choice((0, 0, 1, 10))] = chance.choice(spice)
+        return bytes(said)
+
+    statuses = Counter()
+    with UnrulyProxy(upstream.port) as proxy, client(proxy, timeout=5.0) as up:
+        for _ in range(300):
+            proxy.fault = says(garbled())
+            try:
+                statuses[up.ask("GET", ADD, IDS).status] += 1
+            except Unavailable as error:
+                statuses[error.words[:17]] += 1
+    print(statuses)
+    assert statuses.pop("sent, no answer: ") > 0
+    assert statuses.pop(200) > 0
+    assert all(isinstance(each, int) for each in statuses), statuses
 
 
 def test_an_address_beyond_all_length_is_refused_without_being_asked(upstream):

@@ -184,19 +184,23 @@ def test_before_what_was_left_behind_is_found_no_counter_is_told(tmp_path):
 
 def test_trouble_shows_with_its_state_its_repeats_and_its_age(tmp_path):
     script = [Retry("HTTP 503: busy"), Retry("not sent: ConnectError: x"), Halt("wrong token")]
+    script += [Retry("sent, no answer: ReadTimeout: x")]
     patient = DeliverySettings(backoff_initial=0.01, backoff_max=0.02)
     gate = Gate(script)
     gate.gate.set()
     with sidecar(Agent(tmp_path, [gate], delivery=patient)) as running:
+        for reason in ("not_sent", "no_answer"):
+            named = {"destination": "memory", "reason": reason}
+            assert running.scrape()("delivery_retries_total", **named) == 0, "told before there is one"
         running.agent.add_activity("acme", "u-1", "active")
         assert running.agent.flush(30)
         seen = running.scrape()
-        for reason in ("http_503", "not_sent", "halted"):
+        for reason in ("http_503", "not_sent", "no_answer", "halted"):
             assert seen("delivery_retries_total", destination="memory", reason=reason) == 1
         assert seen("destination_up", destination="memory") == 1
-        assert seen("delivery_duration_seconds_count", destination="memory") == 4
-        assert seen("delivery_batch_events_sum", destination="memory") == 4
-        assert seen("delivery_duration_seconds_bucket", destination="memory", le="+Inf") == 4
+        assert seen("delivery_duration_seconds_count", destination="memory") == 5
+        assert seen("delivery_batch_events_sum", destination="memory") == 5
+        assert seen("delivery_duration_seconds_bucket", destination="memory", le="+Inf") == 5
         assert seen("seconds_since_delivery", destination="memory") < 60
         assert seen("spool_commits_total") >= 2
         assert seen("spool_up") == seen("ready") == 1

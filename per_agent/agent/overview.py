@@ -34,6 +34,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         counts_on_arrival: whether it counts events when they arrive, as an agent that delivered to it has said.
         months: pending events on the disk by the month in which they were recorded.
         in_memory: those that are not on the disk yet.
+        no_answer: how often running processes sent an event and had no answer, so that nobody knows whether it
+            was taken; each since it started. None where nothing is said.
         problems: what does not add up, with the spool that it was found in.
     """
 
@@ -53,6 +55,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     counts_on_arrival: bool
     months: dict[Month, int]
     in_memory: int
+    no_answer: int | None
     problems: tuple[str, ...]
 
     def as_dict(self, now: float) -> dict[str, Any]:
@@ -65,6 +68,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
             "reason": None if condition is None else condition.reason,
             "since": None if condition is None or not condition.since else iso(condition.since),
             "failures": None if condition is None else condition.failures,
+            "no_answer": self.no_answer,
             "books": {**self.books.as_dict(), "balanced": not self.problems},
             "waiting": self.waiting,
             "parked": self.parked,
@@ -199,6 +203,7 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], un
         counts_on_arrival=any(note.counts_on_arrival for note in notes),
         months=_months(lanes),
         in_memory=unstored,
+        no_answer=sum({each.teller: each.no_answer for each in notes}.values()) if notes else None,
         problems=tuple(
             f"{name}, spool {spool.id}: {problem}" for spool, lane in found for problem in lane.problems
         ),

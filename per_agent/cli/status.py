@@ -276,6 +276,8 @@ def _state(each: Document, now: float) -> Text:
     if state != "open":
         lasts = f" for {span(now - epoch(each['since']))}, " if each["since"] else " "
         words.append(f"{lasts}{count(each['failures'], 'failure')}: {plain(each['reason'])}", "default")
+    if each.get("no_answer"):  # a sidecar of an earlier version does not tell
+        words.append(f"; {count(each['no_answer'], 'time')} sent and not answered", "default")
     if not each["live"]:
         words.append(" (when an agent last ran)", "dim")
     if each["configured"] is False:

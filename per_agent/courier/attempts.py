@@ -33,6 +33,7 @@ def kind(words: str) -> str:
     for beginning, named in (
         ("not sent: ", "not_sent"),
         ("sent, no answer: ", "no_answer"),
+        ("answered, and a look-up failed: ", "look_up"),
         ("a defect in per_agent: ", "defect"),
     ):
         if words.startswith(beginning):
@@ -45,7 +46,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         retries: offers of an event that are to be repeated since the agent started, by kind: `not_sent`,
-            `no_answer`, `http_429` and other statuses, `halted`, `refused_uncertain`, `defect`, `other`.
+            `no_answer`, `look_up`, `http_429` and other statuses, `halted`, `refused_uncertain`, `defect`, `other`.
         seconds: how long attempts took.
         events: how many events were offered in each attempt.
         oldest: since when something that is stored has been pending, in epoch seconds; None where nothing is
@@ -61,6 +62,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     oldest: float | None
     counts_on_arrival: bool
     idle_seconds: float
+
+    @property
+    def no_answer(self) -> int:
+        """Offers of an event that were sent, or begun to be, and not answered: each may have been taken."""
+        return self.retries.get("no_answer", 0)
 
 
 class Attempts:
@@ -90,6 +96,11 @@ class Attempts:
     def retries(self) -> int:
         """Offers of an event that met passing trouble of the destination."""
         return sum(count for kind, count in dict(self._retries).items() if kind not in _OTHERS)
+
+    @property
+    def no_answer(self) -> int:
+        """As `Delivery.no_answer`."""
+        return self._retries["no_answer"]
 
     def look(self, condition: Condition, oldest: float | None, *, counts_on_arrival: bool) -> Delivery:
         return Delivery(

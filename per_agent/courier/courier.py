@@ -147,6 +147,11 @@ class Courier:
         """The destinations that count events when they arrive."""
         return frozenset(route.name for route in self._routes if route.destination.counts_on_arrival)
 
+    @property
+    def no_answer(self) -> dict[str, int]:
+        """Of these, for each, the events that were sent and not answered: nobody knows whether they were taken."""
+        return {route.name: route.attempts.no_answer for route in self._routes}
+
     def deliveries(self) -> dict[str, Delivery]:
         """How delivering to each destination goes. Waits for nothing."""
         return {route.name: route.delivery() for route in self._routes}

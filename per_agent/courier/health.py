@@ -35,9 +35,23 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Note(Condition, frozen=True):
-    """What lies in the spool of a lane, for those who look from outside: what its courier last said."""
+    """What is kept in the spool, for those who look at it from outside: what the lane's courier last said.
+
+    Attributes:
+        counts_on_arrival: whether the destination counts events when they arrive.
+        no_answer: as `Delivery.no_answer`.
+        teller: whose count that is; it says the same in all the spools that it has.
+    """
 
     counts_on_arrival: bool = False
+    no_answer: int = 0
+    teller: str = ""
+
+    @staticmethod
+    def of(condition: Condition, *, counts_on_arrival: bool, no_answer: int, teller: str) -> bytes:
+        """Its JSON."""
+        said = {"counts_on_arrival": counts_on_arrival, "no_answer": no_answer, "teller": teller}
+        return msgspec.json.encode({**condition.as_dict(), **said})
 
 
 class Health:

@@ -12,8 +12,9 @@ Everything here runs in the courier's thread. Three rules decide:
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -24,6 +25,7 @@ from per_agent.courier.health import Health, Note, State
 from per_agent.courier.parked import ParkedEvents
 from per_agent.courier.parking import TROUBLED, ParkingLot
 from per_agent.courier.queue import Queue
+from per_agent.courier.refusals import Offer, Refusals, Verdict
 from per_agent.courier.senders import Senders
 from per_agent.courier.window import Item, Loaded, Window
 from per_agent.destinations import Delivered, Destination, Halt, Outcome, Parked, Refused, Retry
@@ -35,17 +37,14 @@ from per_agent.spool import Block, DeadLetter, Spool
 _OWN_TROUBLES: Final = 3  # failures of one event while others go through, until it is parked
 
 
-def _backoff(settings: DeliverySettings) -> Backoff:
-    return Backoff(
-        initial=settings.backoff_initial,
-        ceiling=settings.backoff_max,
-        retry_after_ceiling=settings.retry_after_max,
-    )
-
-
 def _writable(words: str) -> str:
     """*words* of a destination as they can be kept: without what has no UTF-8 form."""
     return words.encode(errors="replace").decode()
+
+
+class _Sent(NamedTuple):
+    offer: Offer
+    epoch: int  # of the destination's health
 
 
 class Route:
@@ -70,7 +69,7 @@ class Route:
         self._later = later
         self._clock = clock
         self._wall = wall
-        self._backoff = _backoff(settings)
+        self._backoff = Backoff.of(settings)
         self.health = Health(self._backoff, destination.concurrency)
         self.senders = Senders(destination)
         self.attempts = Attempts(clock)
@@ -80,6 +79,9 @@ class Route:
         self._queue = Queue()
         self._in_flight = 0
         self._successes = 0
+        self._told = 0  # of `no_answer`, what was last noted
+        self._teller = os.urandom(8).hex()
+        self._refusals = Refusals()
         self._lot = ParkingLot(settings, clock, destination.concurrency)
         self._parked = ParkedEvents(destination, self._lot, self.senders, self._windows, later, wall)
         self._log = Log(destination=self.name)
@@ -143,17 +145,19 @@ class Route:
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _send_next(self) -> None:
-        epoch, alone = self.health.epoch, not self.health.open
-        items = [self._queue.take_to_find_out()] if alone else self._queue.take(self.destination.batch)
+        well, queue = self.health.open, self._queue
+        items = queue.take(self.destination.batch) if well else [queue.take_to_find_out()]
         self._in_flight += 1
+        sent = _Sent(self._refusals.offered(), self.health.epoch)
         self.senders.send(
             [item.event for item in items],
-            lambda outcomes, seconds: self._later(lambda: self._sent(items, outcomes, epoch, seconds)),
+            lambda outcomes, seconds: self._later(lambda: self._sent(items, outcomes, sent, seconds)),
         )
 
-    def _sent(self, items: Sequence[Item], outcomes: Sequence[Outcome], epoch: int, seconds: float) -> None:
+    def _sent(self, items: Sequence[Item], outcomes: Sequence[Outcome], sent: _Sent, seconds: float) -> None:
         self._in_flight -= 1
         self.attempts.ended(len(items), seconds)
+        self._refusals.answered(sent.offer, outcomes)
         answered_at = self._wall()
         again: list[Item] = []
         answered = False
@@ -162,36 +166,41 @@ class Route:
             match outcome:
                 case Delivered():
                     answered = True
-                    self._successes += 1
-                    self.attempts.delivered()
-                    item.loaded.delivered(item.at)
-                    if self._arrivals is not None:
-                        self._arrivals.note(item, answered_at)
+                    self._delivered(item, answered_at)
                 case Parked(key, reason):
                     answered = True
                     self._parked.park(item, key, _writable(reason), self._queue)
                 case Refused(reason, certain):
                     answered = answered or certain
-                    if not self._refused(item, _writable(reason), epoch, certain=certain):
+                    if not self._refused(item, _writable(reason), sent, certain=certain):
                         self.attempts.failed("refused_uncertain")
                         self._delay(item)
                 case Retry(reason, after):
                     self.attempts.failed("retry", reason)
                     # One that keeps failing while others go through speaks for itself.
                     if item.own_troubles == 0:
-                        self._fail("retrying", _writable(reason), epoch, after)
+                        self._fail("retrying", _writable(reason), sent.epoch, after)
                     again.append(item)
                 case Halt(reason):
                     self.attempts.failed("halted")
-                    self._fail("halted", _writable(reason), epoch)
+                    self._fail("halted", _writable(reason), sent.epoch)
                     again.append(item)
-        if answered and self.health.answered(epoch, answered_at):
+        well = answered and self.health.answered(sent.epoch, answered_at)
+        if well:
             self._log.info("the destination is well again")
+        if well or self.attempts.no_answer != self._told:
             self._tell()
         self._put_back(again)
         # When nothing is left to send, the next blocks wait for these to be settled.
         for loaded in {item.loaded: None for item in items}:
             loaded.settle(self._later, hurried=not self._queue.ready)
+
+    def _delivered(self, item: Item, at: float) -> None:
+        self._successes += 1
+        self.attempts.delivered()
+        item.loaded.delivered(item.at)
+        if self._arrivals is not None:
+            self._arrivals.note(item, at)
 
     def _put_back(self, items: list[Item]) -> None:
         """Offer *items* again, each in its place: an outage must not put the oldest behind the others."""
@@ -215,19 +224,19 @@ class Route:
         item.own_troubles += 1
         self._queue.delay(item, self._clock() + self._backoff.wait(item.own_troubles))
 
-    def _refused(self, item: Item, reason: str, epoch: int, *, certain: bool) -> bool:
+    def _refused(self, item: Item, reason: str, sent: _Sent, *, certain: bool) -> bool:
         """Bury *item* where that is right. False: it is to be tried again."""
         if certain:
             self._bury(item, "refused by the destination", reason)
             return True
         if item.seen_successes < 0:
             self._note_failure(item)
-        if item.attempts < self._settings.refusal_attempts:
-            return False
-        if self._successes > item.seen_successes:
-            self._bury(item, f"refused {item.attempts} times, while others were delivered", reason)
-            return True
-        self._fail("halted", f"every event is refused: {reason}", epoch)
+        match self._refusals.judge(item, sent.offer, self._settings.refusal_attempts):
+            case Verdict.EVENT:
+                self._bury(item, f"refused {item.refusals} times, while others were delivered", reason)
+                return True
+            case Verdict.ALL:
+                self._fail("halted", f"every event is refused: {reason}", sent.epoch)
         return False
 
     def _bury(self, item: Item, reason: str, words: str) -> None:
@@ -256,7 +265,7 @@ class Route:
     def tune(self, settings: DeliverySettings) -> None:
         """Go on with other pauses, probes and bounds. Pauses that have begun last as long as they were to."""
         self._settings = settings
-        self._backoff = _backoff(settings)
+        self._backoff = Backoff.of(settings)
         self.health.tune(self._backoff)
         self._lot.tune(settings)
         for window in self._windows:
@@ -287,10 +296,15 @@ class Route:
             self._tell()
 
     def _tell(self) -> None:
+        self._told = self.attempts.no_answer
         for window in self._windows:
             self._note(window.spool)
 
     def _note(self, spool: Spool) -> None:
-        on_arrival = self.destination.counts_on_arrival
-        said = msgspec.json.encode(Note(**self.health.condition.as_dict(), counts_on_arrival=on_arrival))
+        said = Note.of(
+            self.health.condition,
+            counts_on_arrival=self.destination.counts_on_arrival,
+            no_answer=self.attempts.no_answer,
+            teller=self._teller,
+        )
         spool.post(lambda changes: changes.note(self.name, said))

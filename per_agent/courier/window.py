@@ -16,13 +16,26 @@ Rank: TypeAlias = tuple[float, BlockId]
 class Item:
     """One event on its way to one destination."""
 
-    __slots__ = ("at", "attempts", "event", "loaded", "own_troubles", "seen_successes")
+    __slots__ = (
+        "at",
+        "attempts",
+        "event",
+        "loaded",
+        "own_troubles",
+        "refusals",
+        "refused_alone",
+        "refused_since",
+        "seen_successes",
+    )
 
     def __init__(self, loaded: "Loaded", at: int, event: Event) -> None:
         self.loaded = loaded
         self.at = at
         self.event = event
         self.attempts = 0
+        self.refusals = 0  # that are not certain
+        self.refused_alone = 0  # of these, those that speak against this event
+        self.refused_since = 0  # what was offered after this one may speak against it
         self.own_troubles = 0  # failures of this event while others went through
         self.seen_successes = -1  # the route's successes when this event last failed; -1: it never did
 

@@ -4,8 +4,10 @@ The rules are those of Per's documentation v1 (https://useper.com/documentation/
 `ok` is; a failed token is 401 with `message`, other failures are 200 with `error`. Its list of error names
 is not public, so an unknown one is reported as uncertain and not as the event's own fault.
 
-Per takes no identifier and no time: a repeat is harmless because it counts unique users, and an event counts
-in the period in which it arrives.
+Per takes no identifier and no time. An event counts in the period in which it arrives; one that was sent and
+not answered may have been taken, and is sent again with nothing that could tell Per so. That is harmless: Per
+reports and bills unique users, and the same user of the same billing ID and activity type counts once in a
+period. Only where the repeat arrives in the next period, the user counts in both.
 """
 
 from collections.abc import Sequence

@@ -114,7 +114,8 @@ class Sidecar:
     def send(self, events: Sequence[Event]) -> Sequence[Outcome]:
         """Hand *events* over, in as few requests as their length allows.
 
-        After an answer that is trouble for all, the rest is not offered and has the same outcome.
+        After an answer that is trouble for all, the rest is not offered and has the same outcome, but that it was
+        not sent.
         """
         lines = [_encode(event.as_record()) for event in events]
         outcomes: list[Outcome] = []
@@ -127,11 +128,15 @@ class Sidecar:
             if isinstance(answer, Answer) and answer.status == 413 and end - begin > 1:
                 longest = len(body) // 2  # down to one event in each request
                 continue
-            said = [answer] if isinstance(answer, Retry | Halt) else self._judge(answer, events[begin:end])
+            said: list[Outcome]
+            if isinstance(answer, Retry | Halt):
+                said = [answer] * (end - begin)
+            else:
+                said = self._judge(answer, events[begin:end])
             trouble = next((each for each in said if isinstance(each, Retry | Halt)), None)
             outcomes += said
             if trouble is not None:
-                outcomes += [trouble] * (len(lines) - len(outcomes))
+                outcomes += [_not_offered(trouble)] * (len(lines) - len(outcomes))
         return outcomes
 
     def _ask(self, body: bytes) -> Answer | Retry | Halt:
@@ -208,6 +213,13 @@ def _checked(name: str, address: object, token: object, timeout: object, concurr
     if problems:
         raise ConfigError(problems)
     return socket
+
+
+def _not_offered(trouble: Retry | Halt) -> Retry | Halt:
+    """What *trouble* of a request means for the events after it."""
+    if isinstance(trouble, Halt):
+        return trouble
+    return Retry(f"not sent: events before it met trouble: {trouble.reason}", trouble.after)
 
 
 def _fitting(lines: Sequence[bytes], begin: int, longest: int) -> int:

@@ -181,7 +181,7 @@ def _conditions(deliveries: Mapping[str, Delivery]) -> Iterator[Metric]:
 def _attempts(deliveries: Mapping[str, Delivery]) -> Iterator[Metric]:
     retries = CounterMetricFamily(
         "per_agent_delivery_retries",
-        "Offers of an event that are to be repeated, by what went wrong.",
+        "Offers of an event that are to be repeated, by what went wrong; no_answer: sent, and perhaps taken.",
         labels=("destination", "reason"),
     )
     seconds = HistogramMetricFamily(
@@ -191,7 +191,7 @@ def _attempts(deliveries: Mapping[str, Delivery]) -> Iterator[Metric]:
         "per_agent_delivery_batch_events", "Events offered in one attempt.", labels=("destination",)
     )
     for name, each in deliveries.items():
-        for reason, count in each.retries.items():
+        for reason, count in ({"not_sent": 0, "no_answer": 0} | each.retries).items():
             retries.add_metric((name, reason), count)
         _add(seconds, (name,), each.seconds)
         _add(events, (name,), each.events)

@@ -5,6 +5,8 @@ that drips one byte at a time holds a sender for ever. Choice: the sockets thems
 of the exchange's time, by way of httpcore's public network backend. A check between the body's chunks would
 not see the headers. Given up: the lookup of a host name takes no timeout, and a host with several addresses
 may take the connect timeout once for each.
+
+The sockets also tell whether an answer came after its question (`heard`).
 """
 
 import math
@@ -15,15 +17,25 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import httpcore
 import httpx
 
+# A write may send many times, each with the whole timeout: one that is short mostly sends once.
+_PIECE: Final = 64 * 1024
+
 
 class _Exchange(threading.local):
-    """When the exchange of this thread must be over; a sync exchange never leaves its thread."""
+    """The exchange of this thread, which a sync exchange never leaves.
+
+    Attributes:
+        until: when it must be over, on the monotonic clock.
+        heard: whether anything came since something was last sent.
+    """
 
     until: float = math.inf
+    heard: bool = False
 
 
 _exchange = _Exchange()
@@ -39,6 +51,15 @@ def within(seconds: float) -> Iterator[None]:
         _exchange.until = math.inf
 
 
+def heard() -> bool:
+    """Whether what this thread just read of an answer came after its question.
+
+    It did not where the upstream sent more than one answer to the question before: httpcore keeps the surplus,
+    and would take it for the answer to whatever is asked next.
+    """
+    return _exchange.heard
+
+
 def _left(timeout: float | None, expired: type[httpcore.TimeoutException]) -> float:
     left = _exchange.until - time.monotonic()
     if left <= 0:
@@ -51,10 +72,14 @@ class _Stream(httpcore.NetworkStream):
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+        came = self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+        _exchange.heard = True
+        return came
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _left(timeout, httpcore.WriteTimeout))
+        _exchange.heard = False
+        for at in range(0, len(buffer), _PIECE):
+            self._inner.write(buffer[at : at + _PIECE], _left(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._inner.close()

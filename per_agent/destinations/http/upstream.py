@@ -21,7 +21,7 @@ import msgspec
 from per_agent import failpoint
 from per_agent.backoff import retry_after
 from per_agent.destinations.http.answer import SEND_LIMIT, Answer
-from per_agent.destinations.http.deadline import DeadlineTransport, within
+from per_agent.destinations.http.deadline import DeadlineTransport, heard, within
 from per_agent.errors import Refused, Unavailable
 from per_agent.settings.secret import forms
 from per_agent.version import version
@@ -243,7 +243,19 @@ class Upstream:
             follow_redirects=False,
             trust_env=False,
             transport=DeadlineTransport(limits, self._socket_path),
+            event_hooks={"response": [_answers]},
         )
+
+
+def _answers(response: httpx.Response) -> None:
+    """Let *response* pass as the answer to what was asked, and as nothing else. Raises where it is another's.
+
+    Without `Location`: httpx works out where a redirect leads even where it is not followed, and raises what it
+    likes at one that leads nowhere, as if the address that was asked were wrong.
+    """
+    if not heard():
+        raise httpx.RemoteProtocolError("what came was sent before the request: it answers another")
+    response.headers.pop("location", None)
 
 
 def _blotted(token: str | None) -> frozenset[str]:

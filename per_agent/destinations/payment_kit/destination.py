@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from per_agent.destinations.http import Answer, Upstream, check_config, clip, segment
+from per_agent.destinations.http import SEND_LIMIT, Answer, Upstream, check_config, clip, segment
 from per_agent.destinations.outcome import Delivered, Halt, Outcome, Parked, Refused, Retry
 from per_agent.destinations.payment_kit.body import body_of
 from per_agent.destinations.payment_kit.vocabulary import Meaning, is_gateway_404, meaning, without
@@ -131,7 +131,7 @@ class PaymentKit:
         elif answer.status == 402:
             outcome = Parked(self._customer_key(event), reason)
         elif answer.status == 413:
-            outcome = Refused(reason)
+            outcome = Refused(reason, certain=False)  # a proxy that takes nothing must not bury everything
         elif means is Meaning.METER:
             outcome = Parked(self._meter_key(event), reason)
         elif means is Meaning.CUSTOMER:
@@ -175,8 +175,7 @@ class PaymentKit:
     def _unrecognised(self, refusal: Answer, event: MeterEvent, reason: str) -> Outcome:
         """Words that could mean a duplicate as well as a bad event: see whether the event is stored."""
         for page in range(1, _PAGES + 1):
-            answer = self._upstream.ask(
-                "GET",
+            answer = self._look(
                 "/api/meter-events",
                 (
                     ("event_name", event.event_name),
@@ -225,10 +224,18 @@ class PaymentKit:
 
     def _ask_customer(self, customer_id: str, mode: Sequence[tuple[str, str]]) -> Answer:
         path = f"/api/customers/{segment(customer_id)}"
-        return self._upstream.ask("GET", path, (("create", "true"), *mode))
+        return self._look(path, (("create", "true"), *mode))
 
     def _ask_meter(self, event_name: str, mode: Sequence[tuple[str, str]]) -> Answer:
-        return self._upstream.ask("GET", f"/api/meters/{segment(event_name)}", mode)
+        return self._look(f"/api/meters/{segment(event_name)}", mode)
+
+    def _look(self, path: str, query: Sequence[tuple[str, str]], *, limit: int = SEND_LIMIT) -> Answer:
+        """Ask what an answer means. Where that is not answered, the event itself was: it is not in doubt."""
+        try:
+            return self._upstream.ask("GET", path, query, limit=limit)
+        except Unavailable as error:
+            words = f"answered, and a look-up failed: {error.words}"
+            raise Unavailable(self.name, f"GET {path}", words) from error
 
     def probe(self, key: str) -> bool:
         """Whether the meter is active, or the customer exists; it is created where that works by now.

@@ -61,6 +61,10 @@ _DESTINATION: Final = _object(
         "reason": _TEXT_OR_NONE,
         "since": {**_MOMENT, "type": ["string", "null"]},
         "failures": _COUNT_OR_NONE,
+        "no_answer": {
+            **_COUNT_OR_NONE,
+            "description": "How often an event was sent and not answered, so that nobody knows whether it was taken.",
+        },
         "books": {"$ref": "#/components/schemas/Books"},
         "waiting": _COUNT,
         "parked": _COUNT,
