@@ -88,6 +88,13 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def warnings(self) -> list[str]:
         """What will not go on by itself, a sentence each."""
+        crowded = dict.fromkeys(spool.crowded for spool in self.spools if spool.held and spool.crowded)
+        return [
+            *crowded,
+            *self._stranded(),
+        ]
+
+    def _stranded(self) -> list[str]:
         return [
             f"{standing.stranded:,} event{' waits' if standing.stranded == 1 else 's wait'} for destination"
             f" {standing.name!r}, which is not configured: no agent with this configuration delivers them"

@@ -17,6 +17,7 @@ from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import block as blocks
 from per_agent.spool import forks
+from per_agent.spool.ballast import Ballast
 from per_agent.spool.disk import FILE
 from per_agent.spool.folder import held, spools
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking
@@ -82,7 +83,13 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One spool at one moment. `held`: whether a process uses it; `absorbed`: spools counted in its books."""
+    """One spool at one moment.
+
+    Attributes:
+        held: whether a process uses it.
+        absorbed: spools counted in its books.
+        crowded: what a full disk means to it, in words; None where there is room.
+    """
 
     id: str
     folder: Path
@@ -90,6 +97,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     bytes_used: int
     lanes: dict[str, Lane]
     absorbed: tuple[str, ...]
+    crowded: str | None
 
 
 def snapshots(data_dir: Path) -> list[Snapshot]:
@@ -128,7 +136,9 @@ def read(folder: Path) -> Snapshot | None:
         if not file.exists() or "no such table" in str(error):
             return None  # it is being made, or was removed just now
         raise SpoolError(f"{file}: cannot be read: {error}") from error
-    return Snapshot(folder.name, folder, held(folder), used, lanes, absorbed)
+    reserve = Ballast(folder)
+    crowded = reserve.words if reserve.wanting else None
+    return Snapshot(folder.name, folder, held(folder), used, lanes, absorbed, crowded)
 
 
 def pending(folder: Path) -> dict[str, int] | None:
@@ -203,8 +213,26 @@ def _open(file: Path) -> sqlite3.Connection:
     if not file.exists():
         raise FileNotFoundError(file)
     # Not immutable: the owner may be writing, and the write-ahead log holds the newest of it.
+    connection = _connect(file, "mode=ro")
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        log = file.with_name(f"{FILE}-wal")
+        if log.exists() and log.stat().st_size:
+            raise
+        # To read beside a writer takes a file of 32 KiB, for which there is no room on a full disk, and which
+        # cannot be made on one that is read-only. Without a log all is in the database.
+        return _connect(file, "mode=ro&immutable=1")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(file: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None
+        f"{file.absolute().as_uri()}?{how}", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None
     )
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Final
 
 from per_agent.errors import SpoolError
 from per_agent.log import Log
+from per_agent.spool.ballast import Ballast, says_full
 from per_agent.spool.folder import Claim
 from per_agent.spool.store import STORAGE_TROUBLE, Store
 from per_agent.spool.trouble import Trouble
@@ -35,7 +37,7 @@ class Home:
         try:
             if self.held is None:
                 self.held = self._claim(frozenset(self._unusable))
-            self.store = Store(self.held.folder)
+            self.store = _opened(self.held.folder)
         except STORAGE_TROUBLE as error:
             self._could_not_open(error)
             return False
@@ -56,7 +58,9 @@ class Home:
         """Keep the claim and try again: a spool that is opened without its lock would be opened twice."""
         self._disk.met(error)
         held = self.held
-        if held is not None and not held.fresh and self._disk.failures >= _OPEN_TRIES and not self._settled:
+        if says_full(error):
+            pass  # another would have no more room
+        elif held is not None and not held.fresh and self._disk.failures >= _OPEN_TRIES and not self._settled:
             # It was there before, so another will do; a new one that cannot be opened would only be the next.
             self.log.error("a spool cannot be opened and is left alone", spool=held.id)
             self._unusable.add(held.id)
@@ -80,3 +84,13 @@ class Home:
             self.held.release()
             self.held = None
         return True
+
+
+def _opened(folder: Path) -> Store:
+    """The store in *folder*. To open it takes room on the disk: on a full one, that of the ballast."""
+    try:
+        return Store(folder)
+    except STORAGE_TROUBLE as error:
+        if not (says_full(error) and Ballast(folder).release()):
+            raise
+        return Store(folder)

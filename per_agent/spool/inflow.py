@@ -1,7 +1,9 @@
 """New events on their way from the source into a commit: taken in groups, kept until they are stored."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from operator import attrgetter
 from typing import Final
 
@@ -87,10 +89,14 @@ class Inflow:
             changes.drop(lane, count)
         return fresh
 
+    def fitting(self, free: int) -> list[Receipt]:
+        """The first of those that were taken: as many as *free* bytes have room for."""
+        sizes = (len(each._encoded) * len(each._lanes) for each in self.carried)  # noqa: SLF001
+        return self.carried[: bisect_right(list(accumulate(sizes)), free)]
+
     def written(self, receipts: Sequence[Receipt]) -> None:
         """*receipts*, and what was dropped, are committed."""
-        if receipts:
-            self.carried = []
+        self.carried = self.carried[len(receipts) :]
         self.dropped = {}
 
     # For any thread

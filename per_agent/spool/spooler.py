@@ -74,7 +74,7 @@ class Spooler:
     @property
     def trouble(self) -> str | None:
         """What keeps the spool from committing, or None."""
-        return self.disk.words or ("full" if self.room.full else None)
+        return self.disk.words or self.room.trouble
 
     def run(self) -> None:
         """Open the spool, and commit until it is stopped and all is stored."""
@@ -108,7 +108,9 @@ class Spooler:
     def _open(self) -> bool:
         if not self.home.open():
             return False
+        assert self.home.held is not None
         self.room.measure(self.home.store)
+        self.room.settle_in(self.home.held.folder, self.home.log)
         self._readers.feed([], self.home.store, stirred=True)
         return True
 
@@ -176,7 +178,7 @@ class Spooler:
             return self.disk.seconds_left()
         if self.stop.is_set():
             return 0.0
-        if (self.inflow.carried or self.room.full) and not (self._works or self.inflow.dropped):
+        if (self.inflow.carried or self.room.closed) and not (self._works or self.inflow.dropped):
             # Nobody else would look again.
             return max(0.0, self._committed_at + _FULL_RECHECK - time.monotonic())
         # First say when to be woken, then look: what comes in between is seen by one or the other.
@@ -199,10 +201,11 @@ class Spooler:
         assert store is not None
         self.inflow.take()
         self._committed_at = time.monotonic()
-        # At a stop what was accepted is stored beyond the limit, too: else it would be lost.
-        room = self.room.look(store, self.home.log) or self.stop.is_set()
-        receipts = self.inflow.carried if room else []
+        receipts = self.room.admit(
+            store, self.inflow, log=self.home.log, beside=bool(self._works), stopping=self.stop.is_set()
+        )
         if not (self._works or receipts or self.inflow.dropped):
+            self.disk.forget()
             return
         works = self._works[:]
         self._works.clear()
@@ -215,7 +218,8 @@ class Spooler:
             return
         except STORAGE_TROUBLE as error:
             self._works[:0] = works
-            self.disk.met(error)
+            if not self.room.lacked(error, store, self.home.log, adding=bool(receipts)):
+                self.disk.met(error)
             return
         except Exception:  # noqa: BLE001  (one of the works is at fault: find out which, let the others through)
             if not works:

@@ -57,7 +57,9 @@ class Store:
             except msgspec.MsgspecError as error:
                 self._disk.disconnect()
                 raise SpoolCorrupt(f"{folder}: the books cannot be read: {error}") from error
+        self.folder = folder
         self.bytes_used = self._disk.bytes_used
+        self.log_bytes = self._disk.log_bytes
         self.in_place = self._disk.in_place
 
     def _read(self) -> None:

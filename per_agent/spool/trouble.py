@@ -34,6 +34,11 @@ class Trouble:
             self.log.info("the spool can be written again")
             self.words = None
 
+    def forget(self) -> None:
+        """Nothing is left that could be tried again."""
+        self.failures = 0
+        self.words = None
+
     def seconds_left(self) -> float:
         """How long to wait before the next try."""
         return max(0.0, self._retry_at - time.monotonic())
