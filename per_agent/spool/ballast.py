@@ -107,7 +107,6 @@ class Ballast:
         with suppress(OSError):
             self._file.unlink()
             return True
-            return True
         return False
 
 
