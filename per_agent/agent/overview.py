@@ -13,7 +13,7 @@ import msgspec
 from per_agent.books import Books, total
 from per_agent.courier import Condition
 from per_agent.event import iso
-from per_agent.spool import Lane, Parking, Snapshot, snapshots
+from per_agent.spool import Lane, Parking, Snapshot, reports, survey
 
 _WORST_FIRST: Final = ("halted", "retrying", "open")
 
@@ -70,11 +70,18 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """A data folder at one moment."""
+    """A data folder at one moment.
+
+    Attributes:
+        unread: why spools could not be read, so that they are in none of the numbers.
+        set_aside: what became of damaged spools.
+    """
 
     data_dir: Path
     spools: tuple[Snapshot, ...]
     standings: tuple[Standing, ...]
+    unread: tuple[str, ...]
+    set_aside: tuple[str, ...]
 
     @property
     def bytes_used(self) -> int:
@@ -83,7 +90,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def problems(self) -> list[str]:
         """What does not add up, a sentence each."""
-        return [problem for standing in self.standings for problem in standing.problems]
+        return [*self.unread, *(problem for each in self.standings for problem in each.problems)]
 
     @property
     def warnings(self) -> list[str]:
@@ -91,6 +98,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         crowded = dict.fromkeys(spool.crowded for spool in self.spools if spool.held and spool.crowded)
         return [
             *crowded,
+            *self.set_aside,
             *self._stranded(),
         ]
 
@@ -135,6 +143,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
                 each.name: {**each.books.as_dict(), "balanced": not each.problems} for each in self.standings
             },
             "problems": self.problems,
+            "set_aside": list(self.set_aside),
             "spools": len(self.spools),
         }
 
@@ -147,7 +156,8 @@ def overview(
     *in_memory*: for each destination, events of the process that asks which are not on the disk yet; the
     books count them as accepted and pending.
     """
-    spools = tuple(snapshots(data_dir))
+    seen = survey(data_dir)
+    spools = tuple(seen.snapshots)
     names = list(
         dict.fromkeys([*(configured or ()), *sorted({lane for each in spools for lane in each.lanes})])
     )
@@ -160,7 +170,13 @@ def overview(
         )
         for name in names
     )
-    return Overview(data_dir=data_dir, spools=spools, standings=standings)
+    return Overview(
+        data_dir=data_dir,
+        spools=spools,
+        standings=standings,
+        unread=tuple(seen.unread),
+        set_aside=tuple(each.words for each in reports(data_dir)),
+    )
 
 
 def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], in_memory: int) -> Standing:

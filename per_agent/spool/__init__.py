@@ -1,12 +1,13 @@
 """The durable queue of one process: the only thing that intake and courier share."""
 
 from per_agent.spool.adoption import abandoned, own, still_there
-from per_agent.spool.audit import Lane, Snapshot, snapshots
+from per_agent.spool.audit import Lane, Snapshot, snapshots, survey
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.folder import Claim
 from per_agent.spool.inflow import by_lane
 from per_agent.spool.letters import DeadLetters, answer_requests
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking, Settlement
+from per_agent.spool.salvage import reports
 from per_agent.spool.spool import Spool
 from per_agent.spool.statistics import SpoolStatistics
 from per_agent.spool.store import Store
@@ -33,6 +34,8 @@ __all__ = [
     "answer_requests",
     "by_lane",
     "own",
+    "reports",
     "snapshots",
     "still_there",
+    "survey",
 ]

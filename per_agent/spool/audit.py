@@ -18,15 +18,19 @@ from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import block as blocks
 from per_agent.spool import forks
 from per_agent.spool.ballast import Ballast
+from per_agent.spool.damage import certain
 from per_agent.spool.disk import FILE
 from per_agent.spool.folder import held, spools
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking
+from per_agent.spool.store import KNOWN_LAYOUT, NEWER
+from per_agent.spool.transaction import LAYOUT
 
 _READ: Final = "SELECT key, value FROM Cache WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
 _HEADS: Final = (
     f"SELECT key, substr(value, 1, {blocks.HEAD_BYTES + 4}) FROM Cache"  # noqa: S608  (a constant)
     " WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
 )
+_DAMAGED: Final = "is damaged, and is set aside by the next agent that delivers what is in it"
 _END: Final = "\x7f"
 _BUSY_TIMEOUT: Final = 5.0  # seconds
 _PAGE: Final = 1000  # dead letters read at once
@@ -100,21 +104,44 @@ class Snapshot(msgspec.Struct, frozen=True):
     crowded: str | None
 
 
+class Unread(SpoolError):
+    """A spool that nobody can read as it is: damaged, or of a newer version."""
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """All spools that can be read; of the others why not, a sentence each."""
+
+    snapshots: list[Snapshot]
+    unread: list[str]
+
+
 def snapshots(data_dir: Path) -> list[Snapshot]:
     """All spools under *data_dir* whose books count: those counted in another's books are left out.
 
-    Raises `SpoolError` when one of them cannot be read.
+    So are those that nobody can read: see `survey`. Raises `SpoolError` when one cannot be read at this moment.
     """
+    return survey(data_dir).snapshots
+
+
+def survey(data_dir: Path) -> Survey:
+    """As `snapshots`, and what could not be read."""
     # Each spool is read at a moment of its own. One that is absorbed by another and removed in between would
     # be counted twice, or not at all; then the folders have changed, and they are read again.
     folders = spools(data_dir)
     for _ in range(_READINGS):
-        found = [snapshot for folder in folders if (snapshot := read(folder)) is not None]
+        found, unread = [], []
+        for folder in folders:
+            try:
+                snapshot = read(folder)
+            except Unread as error:
+                unread.append(str(error))
+            else:
+                found += [] if snapshot is None else [snapshot]
         before, folders = folders, spools(data_dir)
         if set(before) <= set(folders):
             break
     counted_elsewhere = {spool for snapshot in found for spool in snapshot.absorbed}
-    return [snapshot for snapshot in found if snapshot.id not in counted_elsewhere]
+    return Survey([each for each in found if each.id not in counted_elsewhere], unread)
 
 
 def read(folder: Path) -> Snapshot | None:
@@ -124,21 +151,41 @@ def read(folder: Path) -> Snapshot | None:
         used = sum(path.stat().st_size for path in folder.iterdir() if path.name.startswith(FILE))
         with forks.section(), closing(_open(file)) as database:
             database.execute("BEGIN")  # one moment for all that is read
+            _check_layout(database, folder)
             lanes = {lane: _lane(database, lane) for lane in _lanes(database)}
             absorbed = tuple(key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}")))
     except FileNotFoundError:
         return None
     except PermissionError as error:
         raise SpoolError(f"{folder}: cannot be read: {error.strerror}; it is another user's") from error
-    except msgspec.MsgspecError as error:
-        raise SpoolError(f"{file}: cannot be read: {error}") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Unread(f"{file}: {_DAMAGED}: {error}") from error
     except sqlite3.Error as error:
+        if certain(error):
+            raise Unread(f"{file}: {_DAMAGED}: {error}") from error
         if not file.exists() or "no such table" in str(error):
             return None  # it is being made, or was removed just now
         raise SpoolError(f"{file}: cannot be read: {error}") from error
     reserve = Ballast(folder)
     crowded = reserve.words if reserve.wanting else None
     return Snapshot(folder.name, folder, held(folder), used, lanes, absorbed, crowded)
+
+
+def _check_layout(database: sqlite3.Connection, folder: Path) -> None:
+    layout = _one(database, LAYOUT)
+    if layout is not None and layout > KNOWN_LAYOUT:
+        raise Unread(f"{folder}: {NEWER}")
+
+
+def damaged(folder: Path) -> bool:
+    """Whether the spool in *folder*, which the caller holds, cannot be read, and will not be as it is."""
+    try:
+        read(folder)
+    except Unread as error:
+        return NEWER not in str(error)
+    except SpoolError:
+        return False
+    return False
 
 
 def pending(folder: Path) -> dict[str, int] | None:
@@ -148,12 +195,13 @@ def pending(folder: Path) -> dict[str, int] | None:
     """
     try:
         with forks.section(), closing(_open(folder / FILE)) as database:
+            _check_layout(database, folder)
             every = {lane: _books(database, lane).pending for lane in _lanes(database)}
     except FileNotFoundError:
         return {}  # claimed, and not yet made: its maker died in between
     except sqlite3.Error as error:
         return {} if "no such table" in str(error) else None
-    except (msgspec.MsgspecError, OSError):
+    except (msgspec.MsgspecError, ValueError, OSError, Unread):
         return None
     return {lane: count for lane, count in every.items() if count}
 

@@ -38,6 +38,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 _BUSY_TIMEOUT: Final = 5.0  # seconds; a reader's checkpoint may hold the lock for a moment
 _PAGE: Final = 4096  # bytes; SQLite's default
 _CHECKPOINT_PAGES: Final = 1000  # of the log; SQLite's default
+_TO_CHECK: Final = 256 * 2**20  # bytes; a larger database is not read through when it is opened
 FILE: Final = "cache.db"
 
 
@@ -200,6 +201,13 @@ class Disk:
             return self.file.with_name(f"{FILE}-wal").stat().st_size
         except FileNotFoundError:
             return 0
+
+    def damage(self) -> str | None:
+        """What SQLite finds to be wrong, in words; None also where the database is too large to be read through."""
+        if self.bytes_used() > _TO_CHECK:
+            return None
+        ((said,),) = self._sql("PRAGMA integrity_check(1)")
+        return None if said == "ok" else str(said)
 
     def shrink(self) -> int:
         """Move the write-ahead log into the database and cut it. Returns the bytes used then."""

@@ -128,6 +128,9 @@ class Spooler:
 
         False when there is no spool to go on with: it was stopped before, or it was another's.
         """
+        if self.disk.damage is not None:
+            self.home.give_up()
+            return self._opened()
         if not self.home.is_gone():
             return True
         if self._source is None:
@@ -235,6 +238,7 @@ class Spooler:
         if changes.changed:
             self.commits += 1
             self.changed_at = time.monotonic()
+            self.home.note()
         self.room.measure(self.home.store)
 
     def _after_commit(self, works: list[Work], results: list[Any], fresh: Fresh) -> None:

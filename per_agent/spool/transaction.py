@@ -18,6 +18,7 @@ from per_agent.spool.records import DeadLetter, Parking, Settlement
 END: Final = "\x7f"
 """Sorts after every character of a key."""
 SEQ: Final = "m/seq"
+LAYOUT: Final = "m/layout"
 _UNPARK_BLOCKS: Final = 64  # blocks moved in one transaction, so that the commit stays short
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -34,7 +35,7 @@ class Known:
         damaged: those known to be lost with damaged blocks.
     """
 
-    __slots__ = ("books", "damaged", "parked", "seq")
+    __slots__ = ("books", "damaged", "laid_out", "parked", "seq")
 
     def __init__(
         self, seq: int, books: dict[str, Books], parked: dict[str, int], damaged: dict[str, int]
@@ -42,6 +43,7 @@ class Known:
         self.seq = seq
         self.books = books
         self.parked = parked
+        self.laid_out = False  # whether the store says by which layout it was written
         self.damaged = damaged
 
 
@@ -217,8 +219,11 @@ class Transaction:
             self._disk.set(f"l/{lane}/k", parked.to_bytes(8, "big"))
         if self._seq != self._known.seq:
             self._disk.set(SEQ, self._seq.to_bytes(8, "big"))
+            if not self._known.laid_out:
+                self._disk.set(LAYOUT, b"\x01")
 
     def committed(self) -> None:
+        self._known.laid_out = self._known.laid_out or self._seq != self._known.seq
         self._known.books.update(self._books)
         self._known.seq = self._seq
         for lane, more in self._parked.items():
