@@ -95,7 +95,7 @@ def test_a_flipped_byte_anywhere_costs_no_more_than_what_lies_there(written, tmp
     seed = int(os.environ.get("PER_AGENT_TEST_SEED", random.randrange(2**32)))
     print(f"seed {seed} (set PER_AGENT_TEST_SEED to repeat)")
     positions = random.Random(seed)
-    if not (written[0] / "spools" / os.listdir(written[0] / "spools")[0] / file).exists():
+    if not list(written[0].glob(f"spools/*/{file}")):
         pytest.skip("a log is there only after a kill")
     for n in range(8):
         data, spool, events = copied(written, tmp_path / str(n))
@@ -122,8 +122,10 @@ def test_a_database_that_is_gone_is_told_with_the_number_of_the_lost(written, tm
     if what == "deleted":
         (spool / FILE).unlink()
     else:
-        os.truncate(spool / FILE, 0 if what == "emptied" else 4096 * 5 + 1000)
-    judge(data, events, may_lose=200)
+        os.truncate(spool / FILE, 0 if what == "emptied" else (spool / FILE).stat().st_size // 2)
+    lost = judge(data, events, may_lose=200)
+    if not lost and what == "cut":
+        return  # all of it was still in the log, too
     (report,) = reports(data)
     assert report.spool == spool.name
     assert (spool.parent / f"{spool.name}.damaged").stat().st_mode & 0o777 == 0o700
@@ -187,7 +189,8 @@ def test_a_salvage_that_dies_on_the_way_is_done_once(written, tmp_path, step):
             (spool / name).unlink(missing_ok=True)
         (building / FILE).rename(spool / FILE)
     assert judge(data, events, may_lose=0) == 0
-    assert (aside / FILE).read_bytes() == content, "as it was found"
+    if step != "building" or aside.exists():  # a log heals a damaged head by itself
+        assert (aside / FILE).read_bytes() == content, "as it was found"
     assert not building.exists()
 
 
@@ -220,6 +223,7 @@ def test_a_spool_of_a_newer_version_is_left_alone_and_told(tmp_path):
     store = Store(claim.folder)
     with store.transaction() as changes:
         changes.append(["m"], [b"event"], 1.0)
+    with store.transaction() as changes:
         changes._disk.set("m/layout", b"\x02")
     store.close()
     claim.release()

@@ -13,77 +13,22 @@ from typing import Final
 
 import msgspec
 
-from per_agent.books import Books
-from per_agent.errors import SpoolCorrupt, SpoolError
-from per_agent.spool import block as blocks
+from per_agent.errors import SpoolError
 from per_agent.spool import forks
 from per_agent.spool.ballast import Ballast
 from per_agent.spool.damage import certain
 from per_agent.spool.disk import FILE
 from per_agent.spool.folder import held, spools
-from per_agent.spool.records import DeadLetter, FiledLetter, Parking
+from per_agent.spool.lanes import END, READ, Lane, books_of, lane_of, lanes_of, one, opened
+from per_agent.spool.records import DeadLetter, FiledLetter
 from per_agent.spool.store import KNOWN_LAYOUT, NEWER
 from per_agent.spool.transaction import LAYOUT
 
-_READ: Final = "SELECT key, value FROM Cache WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
-_HEADS: Final = (
-    f"SELECT key, substr(value, 1, {blocks.HEAD_BYTES + 4}) FROM Cache"  # noqa: S608  (a constant)
-    " WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
-)
 _DAMAGED: Final = "is damaged, and is set aside by the next agent that delivers what is in it"
-_END: Final = "\x7f"
-_BUSY_TIMEOUT: Final = 5.0  # seconds
 _PAGE: Final = 1000  # dead letters read at once
 _READINGS: Final = 10  # at most, while spools come and go
 
-_books_of = msgspec.msgpack.Decoder(Books).decode
 _letter_of = msgspec.msgpack.Decoder(DeadLetter).decode
-_parking_of = msgspec.msgpack.Decoder(Parking).decode
-
-
-class Lane(msgspec.Struct, frozen=True):
-    """One lane of one spool.
-
-    Attributes:
-        books: as its owner wrote them.
-        waiting: events counted in the blocks that wait to be delivered.
-        parked: events counted in parked blocks.
-        letters: dead letters that lie there.
-        damaged: events known to be lost with damaged blocks.
-        parkings: what parked events wait for.
-        oldest: when the oldest waiting block was made, in epoch seconds.
-        note: what the owner's courier last said of it, JSON.
-    """
-
-    books: Books
-    waiting: int
-    parked: int
-    letters: int
-    damaged: int
-    parkings: tuple[Parking, ...]
-    oldest: float | None
-    note: bytes | None
-
-    @property
-    def problems(self) -> list[str]:
-        """What does not add up, a sentence each."""
-        found = []
-        books = self.books
-        if not books.balanced:
-            found.append(
-                f"accepted {books.accepted} is not delivered {books.delivered} + dead {books.dead}"
-                f" + dropped {books.dropped} + pending {books.pending}"
-            )
-        if books.pending != self.waiting + self.parked:
-            found.append(
-                f"{books.pending} are pending by the books, {self.waiting + self.parked} lie in blocks"
-            )
-        if books.dead != self.letters + books.purged + self.damaged:
-            found.append(
-                f"{books.dead} are dead by the books, {self.letters} letters lie there,"
-                f" {books.purged} were purged, {self.damaged} lost with damaged blocks"
-            )
-        return found
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -149,11 +94,11 @@ def read(folder: Path) -> Snapshot | None:
     file = folder / FILE
     try:
         used = sum(path.stat().st_size for path in folder.iterdir() if path.name.startswith(FILE))
-        with forks.section(), closing(_open(file)) as database:
+        with forks.section(), closing(opened(file)) as database:
             database.execute("BEGIN")  # one moment for all that is read
             _check_layout(database, folder)
-            lanes = {lane: _lane(database, lane) for lane in _lanes(database)}
-            absorbed = tuple(key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}")))
+            lanes = {lane: lane_of(database, lane) for lane in lanes_of(database)}
+            absorbed = tuple(key[2:] for key, _ in database.execute(READ, ("a/", f"a/{END}")))
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -172,7 +117,7 @@ def read(folder: Path) -> Snapshot | None:
 
 
 def _check_layout(database: sqlite3.Connection, folder: Path) -> None:
-    layout = _one(database, LAYOUT)
+    layout = one(database, LAYOUT)
     if layout is not None and layout > KNOWN_LAYOUT:
         raise Unread(f"{folder}: {NEWER}")
 
@@ -194,9 +139,9 @@ def pending(folder: Path) -> dict[str, int] | None:
     None when it cannot be told.
     """
     try:
-        with forks.section(), closing(_open(folder / FILE)) as database:
+        with forks.section(), closing(opened(folder / FILE)) as database:
             _check_layout(database, folder)
-            every = {lane: _books(database, lane).pending for lane in _lanes(database)}
+            every = {lane: books_of(database, lane).pending for lane in lanes_of(database)}
     except FileNotFoundError:
         return {}  # claimed, and not yet made: its maker died in between
     except sqlite3.Error as error:
@@ -214,8 +159,8 @@ def absorbed(data_dir: Path) -> set[str] | None:
     marks: set[str] = set()
     for folder in spools(data_dir):
         try:
-            with forks.section(), closing(_open(folder / FILE)) as database:
-                marks |= {key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}"))}
+            with forks.section(), closing(opened(folder / FILE)) as database:
+                marks |= {key[2:] for key, _ in database.execute(READ, ("a/", f"a/{END}"))}
         except sqlite3.OperationalError as error:
             if folder.exists() and "no such table" not in str(error) and os.access(folder, os.W_OK):
                 return None
@@ -239,12 +184,12 @@ def _letters(folder: Path, after: str) -> list[FiledLetter]:
     """Up to a page of dead letters whose keys follow *after*."""
     found: list[FiledLetter] = []
     try:
-        with forks.section(), closing(_open(folder / FILE)) as database:
+        with forks.section(), closing(opened(folder / FILE)) as database:
             database.execute("BEGIN")
-            for lane in _lanes(database):
+            for lane in lanes_of(database):
                 prefix = f"l/{lane}/x/"
                 rows = database.execute(
-                    _READ + " LIMIT ?", (max(after, prefix), prefix + _END, _PAGE - len(found))
+                    READ + " LIMIT ?", (max(after, prefix), prefix + END, _PAGE - len(found))
                 )
                 found += (
                     FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter_of(value))
@@ -255,94 +200,3 @@ def _letters(folder: Path, after: str) -> list[FiledLetter]:
     except sqlite3.Error as error:
         raise SpoolError(f"{folder}: cannot be read: {error}") from error
     return found
-
-
-def _open(file: Path) -> sqlite3.Connection:
-    if not file.exists():
-        raise FileNotFoundError(file)
-    # Not immutable: the owner may be writing, and the write-ahead log holds the newest of it.
-    connection = _connect(file, "mode=ro")
-    try:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        connection.close()
-        log = file.with_name(f"{FILE}-wal")
-        if log.exists() and log.stat().st_size:
-            raise
-        # To read beside a writer takes a file of 32 KiB, for which there is no room on a full disk, and which
-        # cannot be made on one that is read-only. Without a log all is in the database.
-        return _connect(file, "mode=ro&immutable=1")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _connect(file: Path, how: str) -> sqlite3.Connection:
-    return sqlite3.connect(
-        f"{file.absolute().as_uri()}?{how}", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None
-    )
-
-
-def _lanes(database: sqlite3.Connection) -> list[str]:
-    lanes = []
-    low = "l/"
-    while row := database.execute(_READ + " LIMIT 1", (low, f"l/{_END}")).fetchone():
-        lane = row[0].split("/")[1]
-        lanes.append(lane)
-        low = f"l/{lane}/{_END}"
-    return lanes
-
-
-def _one(database: sqlite3.Connection, key: str) -> bytes | None:
-    row = database.execute(
-        "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", (key,)
-    ).fetchone()
-    return None if row is None else bytes(row[0])
-
-
-def _books(database: sqlite3.Connection, lane: str) -> Books:
-    stored = _one(database, f"l/{lane}/n")
-    return Books() if stored is None else _books_of(stored)
-
-
-def _lane(database: sqlite3.Connection, lane: str) -> Lane:
-    prefix = f"l/{lane}/"
-    settled = {
-        key[len(prefix) + 2 :]: blocks.mask_of(mask).bit_count()
-        for key, mask in database.execute(_READ, (f"{prefix}d/", f"{prefix}d/{_END}"))
-    }
-    waiting = 0
-    oldest = None
-    for key, head in database.execute(_HEADS, (f"{prefix}b/", f"{prefix}b/{_END}")):
-        count, made_at = _head(head)
-        waiting += count - settled.get(key[len(prefix) + 2 :], 0)
-        oldest = made_at if oldest is None else oldest
-    parked = sum(_head(head)[0] for _, head in database.execute(_HEADS, (f"{prefix}p/", f"{prefix}p/{_END}")))
-    damaged = sum(
-        int.from_bytes(head[:4], "big")
-        for _, head in database.execute(_HEADS, (f"{prefix}q/", f"{prefix}q/{_END}"))
-    )
-    (letters_there,) = database.execute(
-        "SELECT count(*) FROM Cache WHERE key > ? AND key < ?", (f"{prefix}x/", f"{prefix}x/{_END}")
-    ).fetchone()
-    parkings = tuple(
-        _parking_of(value) for _, value in database.execute(_READ, (f"{prefix}r/", f"{prefix}r/{_END}"))
-    )
-    return Lane(
-        _books(database, lane),
-        waiting,
-        parked,
-        letters_there,
-        damaged,
-        parkings,
-        oldest,
-        _one(database, f"{prefix}s"),
-    )
-
-
-def _head(head: bytes) -> tuple[int, float]:
-    try:
-        return blocks.head(head)
-    except SpoolCorrupt:
-        return 0, 0.0  # shows up as a difference between the books and what was counted

@@ -90,6 +90,7 @@ def replace(folder: Path, why: str, witness: Witness | None) -> Report:
 
 def finish(folder: Path) -> None:
     """Do what is left of a replacement that was under way when its process died."""
+    shutil.rmtree(folder / _BUILDING, ignore_errors=True)
     built = folder / _BUILT
     if not built.exists():
         return

@@ -76,7 +76,9 @@ class Store:
             raise SpoolError(f"{self.folder}: {NEWER}")
         # A new store begins with the time in milliseconds, so that its block ids are not those of one that
         # lay in the same place before.
-        seq = int.from_bytes(self._disk.get(SEQ) or b"", "big") or int(time.time() * 1000)
+        seq = int.from_bytes(self._disk.get(SEQ) or b"", "big")
+        self._fresh = not seq
+        seq = seq or int(time.time() * 1000)
         lanes = tuple(self._lanes())
         self.known = Known(
             seq,
@@ -138,8 +140,10 @@ class Store:
                 raise
 
     def _behind(self, witness: Witness | None) -> str | None:
-        if witness is None or self.seq >= witness.seq:
+        if witness is None or (self.seq >= witness.seq and not self._fresh):
             return None
+        if self._fresh:
+            return "commits are missing: it is empty"
         return f"commits are missing: it ends with number {self.seq}, and {witness.seq} was given out"
 
     def close(self) -> None:
