@@ -650,8 +650,10 @@ def test_a_database_that_is_deleted_under_way_is_made_anew_and_takes_what_is_in_
     assert len(events) >= 6
     spool.settle(gone, delivered=[0])
     spool.settle(found[0], delivered=list(found[0].pending()))
+    # Where only the file is gone, the witness beside it still knows of the event that was lost with it.
+    lost = 1 if what == "file" else 0
     assert on_disk(tmp_path / "data") == {
-        "a": Books(len(events), found[0].count, pending=len(events) - found[0].count)
+        "a": Books(len(events) + lost, found[0].count, dead=lost, pending=len(events) - found[0].count)
     }
 
 
