@@ -70,7 +70,9 @@ def delivered_from(data: Path) -> dict[str, str]:
         assert agent.flush(30)
         books = agent.books()["m"]
         assert books.balanced
-        assert books.pending == 0
+        # A block whose head is damaged does not say how many are lost with it: then the books say that they
+        # do not add up.
+        assert books.pending == 0 or overview(data, ["m"]).problems
     received = Counter(event.id for event in destination.received)
     assert set(received.values()) == {1}
     return {event.id: event.user_id for event in destination.received if event.id != new.id}
@@ -83,7 +85,10 @@ def judge(data: Path, events: dict[str, str], *, may_lose: int) -> int:
     lost = len(events) - len(found)
     assert lost <= may_lose
     seen = overview(data, ["m"])
-    assert seen.problems == []
+    if seen.problems:
+        assert "pending by the books" in seen.problems[0]
+        assert lost > 0
+        return lost
     told = sum(count or 0 for report in reports(data) for count in report.lost.values())
     damaged = sum(standing.damaged for standing in seen.standings)
     assert max(told, damaged) == lost

@@ -40,6 +40,7 @@ class _Frame(NamedTuple):
     commit: int
     at: int
     sound: bool
+    ours: bool  # whether it bears the salts of this use of the file: else SQLite stops here, however sound it is
 
 
 def read(content: bytes) -> Log:
@@ -50,7 +51,7 @@ def read(content: bytes) -> Log:
     if not counted:
         return Log(content, {}, None, None)
     pages = {frame.page: frame.at for frame in counted if 0 < frame.page <= 2**31}
-    bad = sum(not frame.sound for frame in counted)
+    bad = sum(not (frame.sound and frame.ours) for frame in counted)
     damage = f"{bad} pages of its log are damaged" if bad else _header_damage(content)
     return Log(content, pages, counted[-1].commit, damage)
 
@@ -78,7 +79,7 @@ def _frames(content: bytes) -> Iterator[_Frame]:
             return  # of an earlier use of the file
         if not sound and not strangers:
             page, commit = _mended(summed, seeds[0], (one, two), order) or (page, commit)
-        yield _Frame(page, commit, at + _FRAME.size, sound)
+        yield _Frame(page, commit, at + _FRAME.size, sound, tuple(salt) == salts)
         seeds = [(one, two), *sums]
 
 
