@@ -103,7 +103,7 @@ def read(folder: Path) -> Snapshot | None:
         return None
     except PermissionError as error:
         raise SpoolError(f"{folder}: cannot be read: {error.strerror}; it is another user's") from error
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
         raise Unread(f"{file}: {_DAMAGED}: {error}") from error
     except sqlite3.Error as error:
         if certain(error):
@@ -146,7 +146,7 @@ def pending(folder: Path) -> dict[str, int] | None:
         return {}  # claimed, and not yet made: its maker died in between
     except sqlite3.Error as error:
         return {} if "no such table" in str(error) else None
-    except (msgspec.MsgspecError, ValueError, OSError, Unread):
+    except (msgspec.MsgspecError, ValueError, TypeError, OSError, Unread):
         return None
     return {lane: count for lane, count in every.items() if count}
 
