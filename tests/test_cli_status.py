@@ -44,7 +44,13 @@ def test_before_anything_is_recorded_all_is_zero_and_nothing_is_made(per_agent: 
         "purged": 0,
         "balanced": True,
     }
-    assert books.json == {"balanced": True, "destinations": {"ledger": zeros}, "problems": [], "spools": 0}
+    assert books.json == {
+        "balanced": True,
+        "destinations": {"ledger": zeros},
+        "problems": [],
+        "set_aside": [],
+        "spools": 0,
+    }
     assert status.json["destinations"]["ledger"]["state"] is None
     assert not per_agent.data_dir.exists()
 
@@ -111,14 +117,16 @@ def test_books_that_do_not_balance_end_with_1_and_name_what_is_off(per_agent: Co
     assert "Does not balance" in status.out
 
 
-def test_a_spool_that_cannot_be_read_is_told_in_a_line(per_agent: Command) -> None:
+def test_a_damaged_spool_is_told_in_a_line_beside_all_the_others(per_agent: Command) -> None:
     per_agent("add", "meter", "nowhere", "--customer", "c", "--value", "1")
     (file,) = per_agent.data_dir.glob("spools/*/cache.db")
     os.truncate(file, 5000)
-    for done in per_agent.many(["books"], ["status"], ["dead", "list"]):
-        assert (done.code, done.out) == (1, "")
-        assert len(done.problems) == 1
-        assert str(file) in done.problems[0]
+    books, status, letters = per_agent.many(["books"], ["status"], ["dead", "list"])
+    assert (books.code, status.code, letters.code) == (1, 0, 0)
+    assert len(books.problems) == 1
+    assert str(file) in books.problems[0]
+    assert "is damaged" in books.problems[0]
+    assert "is damaged" in " ".join(status.out.split())
 
 
 def test_status_tells_what_keeps_a_destination_and_what_waits_for_one_that_is_gone(

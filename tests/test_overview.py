@@ -49,6 +49,7 @@ def test_the_document_of_books_is_the_same_without_what_waits(folder: Path) -> N
             }
         },
         "problems": [],
+        "set_aside": [],
         "spools": 1,
     }  # fmt: skip
 

@@ -530,7 +530,7 @@ spool.spool.wait_opened(30)
 assert spool.add().stored(30)
 (block,) = spool.ask()
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-used = sum(path.stat().st_size for path in spool.spool.folder.iterdir())
+used = sum(path.stat().st_size for path in spool.spool.folder.glob("cache.db*"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (used + 16384, hard))
 
 receipts = [spool.add(size=20_000) for _ in range(50)]
@@ -647,8 +647,10 @@ def test_a_database_that_is_deleted_under_way_is_made_anew_and_takes_what_is_in_
     assert len(events) >= 6
     spool.settle(gone, delivered=[0])
     spool.settle(found[0], delivered=list(found[0].pending()))
+    # Where only the file is gone, the witness beside it still knows of the event that was lost with it.
+    lost = 1 if what == "file" else 0
     assert on_disk(tmp_path / "data") == {
-        "a": Books(len(events), found[0].count, pending=len(events) - found[0].count)
+        "a": Books(len(events) + lost, found[0].count, dead=lost, pending=len(events) - found[0].count)
     }
 
 

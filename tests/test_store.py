@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from per_agent.books import Books
 from per_agent.spool import BlockId, DeadLetter, Parking, Settlement, Store, audit, snapshots
 from per_agent.spool.disk import FILE
+from per_agent.spool.filed import letters as filed_letters
 
 LANES = ("per", "kit")
 KEYS = ("meter:live:a", "meter:live:a/b", "50 % of ü")
@@ -208,7 +209,7 @@ def test_pending_through_a_number_knows_of_blocks_and_of_what_is_parked(store):
 def test_a_dead_letter_keeps_the_event_and_the_reason_until_it_is_requeued(store, place):
     (block,) = append(store, b"a", b"b")
     settle(store, block, dead=[(1, letter(b"b"))], delivered=[0])
-    (filed,) = audit.letters(place)
+    (filed,) = filed_letters(place)
     assert filed.letter == letter(b"b")
     with store.transaction() as changes:
         (again,) = changes.requeue("per", [filed.number, 12345])
@@ -223,13 +224,13 @@ def test_a_dead_letter_keeps_the_event_and_the_reason_until_it_is_requeued(store
 def test_a_purged_letter_is_gone_and_stays_counted(store, place):
     (block,) = append(store, b"a")
     settle(store, block, dead=[(0, letter(b"a"))])
-    (filed,) = audit.letters(place)
+    (filed,) = filed_letters(place)
     with store.transaction() as changes:
         assert changes.purge("per", [filed.number, 12345]) == 1
     with store.transaction() as changes:
         assert changes.purge("per", [filed.number]) == 0
     assert store.books["per"] == Books(accepted=1, dead=1, purged=1)
-    assert list(audit.letters(place)) == []
+    assert list(filed_letters(place)) == []
     assert problems(place) == []
 
 
@@ -237,7 +238,7 @@ def test_more_letters_than_a_page_are_all_listed_in_order(store, place):
     for lane in LANES:
         (block,) = append(store, *(b"%d" % n for n in range(450)), lanes=(lane,))
         settle(store, block, dead=[(at, letter(event)) for at, event in enumerate(block.events)])
-    listed = [(filed.lane, filed.letter.event) for filed in audit.letters(place)]
+    listed = [(filed.lane, filed.letter.event) for filed in filed_letters(place)]
     assert listed == [(lane, b"%d" % n) for lane in sorted(LANES) for n in range(450)]
 
 
@@ -321,7 +322,7 @@ def test_the_audit_notices_a_block_that_vanished(store, place):
 def test_the_audit_notices_a_letter_that_vanished(store, place):
     (block,) = append(store, b"a")
     settle(store, block, dead=[(0, letter(b"a"))])
-    (filed,) = audit.letters(place)
+    (filed,) = filed_letters(place)
     store._disk.delete(f"l/per/x/{filed.number:012x}")
     assert problems(place) == [
         "1 are dead by the books, 0 letters lie there, 0 were purged, 0 lost with damaged blocks"
@@ -457,7 +458,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model[lane].purged += len(chosen)
 
     def _some_letters(self, lane, data):
-        letters = [filed for filed in audit.letters(self.place) if filed.lane == lane]
+        letters = [filed for filed in filed_letters(self.place) if filed.lane == lane]
         chosen = data.draw(st.sets(st.integers(0, max(0, len(letters) - 1)), max_size=3))
         return [letters[at] for at in sorted(chosen) if at < len(letters)]
 
@@ -508,7 +509,7 @@ class StoreMachine(RuleBasedStateMachine):
     def abort(self, lane, data):
         """All of the above in one transaction that raises: nothing of it may stay, here or on the disk."""
         blocks, _ = self.store.head(lane, None, 1000)
-        letters = [filed.number for filed in audit.letters(self.place) if filed.lane == lane]
+        letters = [filed.number for filed in filed_letters(self.place) if filed.lane == lane]
         marks = [block.settled for block in blocks]
         with pytest.raises(Abort), self.store.transaction() as changes:  # noqa: PT012  (all of it is undone)
             changes.append(LANES, [b"never"], MADE_AT)
@@ -572,7 +573,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_parked_and_the_dead_are_those_of_the_model(self):
-        letters = list(audit.letters(self.place))
+        letters = list(filed_letters(self.place))
         for lane, model in self.model.items():
             assert {one.key for one in self.store.parkings(lane)} == {
                 key for key, some in model.parked.items() if some

@@ -170,6 +170,8 @@ class Engine:
         """Why events are not stored, in words, or None. That they are not taken in the intake knows."""
         if self.spool.disk_fails:
             return f"the spool cannot be written: {self.spool.trouble}"
+        if self.spool.crowded:
+            return self.spool.trouble
         return None if self.spool.id else "the spool is not open yet"
 
     @property

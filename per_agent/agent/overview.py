@@ -16,7 +16,7 @@ from per_agent.books import Books, total
 from per_agent.courier import Condition, Note
 from per_agent.event import iso
 from per_agent.month import Month
-from per_agent.spool import Lane, Parking, Snapshot, loose, snapshots
+from per_agent.spool import Lane, Parking, Snapshot, loose, reports, survey
 
 _WORST_FIRST: Final = ("halted", "retrying", "open")
 
@@ -85,11 +85,18 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """A data folder at one moment."""
+    """A data folder at one moment.
+
+    Attributes:
+        unread: why spools could not be read, so that they are in none of the numbers.
+        set_aside: what became of damaged spools.
+    """
 
     data_dir: Path
     spools: tuple[Snapshot, ...]
     standings: tuple[Standing, ...]
+    unread: tuple[str, ...]
+    set_aside: tuple[str, ...]
 
     @property
     def bytes_used(self) -> int:
@@ -98,11 +105,19 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def problems(self) -> list[str]:
         """What does not add up, a sentence each."""
-        return [problem for standing in self.standings for problem in standing.problems]
+        return [*self.unread, *(problem for each in self.standings for problem in each.problems)]
 
     @property
     def warnings(self) -> list[str]:
         """What will not go on by itself, a sentence each."""
+        crowded = dict.fromkeys(spool.crowded for spool in self.spools if spool.held and spool.crowded)
+        return [
+            *crowded,
+            *self.set_aside,
+            *self._stranded(),
+        ]
+
+    def _stranded(self) -> list[str]:
         return [
             f"spool {spool.id}: in a journal, slots are not what was written: up to {spool.unreadable:,} events"
             " are lost; what was found there is kept"
@@ -149,6 +164,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
                 each.name: {**each.books.as_dict(), "balanced": not each.problems} for each in self.standings
             },
             "problems": self.problems,
+            "set_aside": list(self.set_aside),
             "spools": len(self.spools),
         }
 
@@ -161,7 +177,8 @@ def overview(
     *in_memory*: for each destination, events of the process that asks which are not on the disk yet; the
     books count them as accepted and pending.
     """
-    spools = tuple(snapshots(data_dir))
+    seen = survey(data_dir)
+    spools = tuple(seen.snapshots)
     unstored = sum((Counter(each.journaled) for each in spools), Counter(loose(data_dir)))
     unstored.update(in_memory or {})
     lanes = {lane for each in spools for lane in each.lanes} | unstored.keys()
@@ -175,7 +192,13 @@ def overview(
         )
         for name in names
     )
-    return Overview(data_dir=data_dir, spools=spools, standings=standings)
+    return Overview(
+        data_dir=data_dir,
+        spools=spools,
+        standings=standings,
+        unread=tuple(seen.unread),
+        set_aside=tuple(each.words for each in reports(data_dir)),
+    )
 
 
 def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], unstored: int) -> Standing:

@@ -120,6 +120,8 @@ def _books(call: Call) -> ExitCode:
         stdout().print(books_table(seen, place.name))
     for problem in seen["problems"] if not call.as_json else ():
         say(f"does not balance: {problem}")
+    for words in seen["set_aside"] if not call.as_json else ():
+        say(f"set aside: {words}")
     return ExitCode.WELL if seen["balanced"] else ExitCode.NO
 
 

@@ -262,11 +262,11 @@ class _Server:
         return unstored
 
     async def _disk(self) -> None:
-        """Wait for a disk that is in trouble, also when told to hurry. One that is only at its limit takes the rest."""
+        """Wait for a disk that is in trouble, also when told to hurry. One that is only full takes the rest."""
         deadline = time.monotonic() + _DISK
         while self._in_memory() and time.monotonic() < deadline:
             spool = self._service.agent.statistics().spool
-            if spool is not None and spool.trouble == "full":
+            if spool is not None and (spool.trouble == "full" or spool.crowded):
                 return
             await asyncio.sleep(_LOOK)
 

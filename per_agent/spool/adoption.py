@@ -1,8 +1,8 @@
 """Which abandoned spools an agent may take: as its own when it starts, or to deliver what is in them.
 
 A spool whose pending events go to a destination that this agent does not have is left alone: it belongs to
-an agent with another configuration, or to one that is still to come. So is one that cannot be read, or is
-another user's: it must not keep the others from being looked after.
+an agent with another configuration, or to one that is still to come. So is one of
+a newer version, or of another user: it must not keep the others from being looked after.
 """
 
 from collections.abc import Collection, Iterator
@@ -55,8 +55,13 @@ def abandoned(data_dir: Path, lanes: Collection[str], unusable: Collection[str] 
             continue
         counted_elsewhere = audit.absorbed(data_dir)
         pending = audit.pending(place)
-        if counted_elsewhere is None or pending is None:
+        if counted_elsewhere is None:
             taken.release()
+        elif pending is None:
+            if audit.damaged(place):
+                yield taken  # whoever opens it sets the damage aside, whatever it is that can be salvaged
+            else:
+                taken.release()
         elif taken.id in counted_elsewhere:
             # Its books were carried over by a process that died before it could do this.
             with suppress(OSError):

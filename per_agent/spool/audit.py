@@ -6,88 +6,26 @@ the books were written beside them, transaction by transaction.
 
 import os
 import sqlite3
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from per_agent import journal
-from per_agent.books import Books
-from per_agent.errors import SpoolCorrupt, SpoolError
-from per_agent.month import ByMonth, Month
-from per_agent.spool import block as blocks
+from per_agent.errors import SpoolError
 from per_agent.spool import forks, trust
-from per_agent.spool.disk import FILE, check_files
+from per_agent.spool.ballast import Ballast
+from per_agent.spool.damage import certain
+from per_agent.spool.disk import FILE
 from per_agent.spool.folder import held, spools
-from per_agent.spool.records import DeadLetter, FiledLetter, Parking
+from per_agent.spool.lanes import END, READ, Lane, books_of, lane_of, lanes_of, one, opened
+from per_agent.spool.recovery import in_journals
+from per_agent.spool.store import KNOWN_LAYOUT, NEWER
+from per_agent.spool.transaction import LAYOUT
 
-_READ: Final = "SELECT key, value FROM Cache WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
-_HEADS: Final = (
-    f"SELECT key, substr(value, 1, {blocks.HEAD_BYTES + 4}) FROM Cache"  # noqa: S608  (a constant)
-    " WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
-)
-_LETTERS: Final = (  # in keys as we write them; what holds no bytes of ours is listed, too, as damaged
-    "SELECT key, iif(mode = 1 AND typeof(value) = 'blob', value, x'') FROM Cache"  # noqa: S608  (a constant)
-    f" WHERE key > ? AND key < ? AND raw = 1 AND key GLOB 'l/*/x/{'[0-9a-f]' * 12}' ORDER BY key LIMIT ?"
-)
-_END: Final = "\x7f"
-_BUSY_TIMEOUT: Final = 5.0  # seconds
-_PAGE: Final = 1000  # dead letters read at once
+_DAMAGED: Final = "is damaged, and is set aside by the next agent that delivers what is in it"
 _READINGS: Final = 10  # at most, while spools come and go
-
-_books_of = msgspec.msgpack.Decoder(Books).decode
-_letter_of = msgspec.msgpack.Decoder(DeadLetter).decode
-_parking_of = msgspec.msgpack.Decoder(Parking).decode
-
-
-class Lane(msgspec.Struct, frozen=True):
-    """One lane of one spool.
-
-    Attributes:
-        books: as its owner wrote them.
-        waiting: events counted in the blocks that wait to be delivered.
-        parked: events counted in parked blocks.
-        letters: dead letters that lie there.
-        damaged: events known to be lost with damaged blocks.
-        parkings: what parked events wait for.
-        oldest: when the oldest waiting block was made, in epoch seconds.
-        months: waiting and parked events by the month in which their blocks were made.
-        note: what the owner's courier last said of it, JSON.
-    """
-
-    books: Books
-    waiting: int
-    parked: int
-    letters: int
-    damaged: int
-    parkings: tuple[Parking, ...]
-    oldest: float | None
-    months: dict[Month, int]
-    note: bytes | None
-
-    @property
-    def problems(self) -> list[str]:
-        """What does not add up, a sentence each."""
-        found = []
-        books = self.books
-        if not books.balanced:
-            found.append(
-                f"accepted {books.accepted} is not delivered {books.delivered} + dead {books.dead}"
-                f" + dropped {books.dropped} + pending {books.pending}"
-            )
-        if books.pending != self.waiting + self.parked:
-            found.append(
-                f"{books.pending} are pending by the books, {self.waiting + self.parked} lie in blocks"
-            )
-        if books.dead != self.letters + books.purged + self.damaged:
-            found.append(
-                f"{books.dead} are dead by the books, {self.letters} letters lie there,"
-                f" {books.purged} were purged, {self.damaged} lost with damaged blocks"
-            )
-        return found
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -99,6 +37,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         journaled: for each lane, events that its dead holder accepted and did not store: they are in a journal,
             and in no books yet.
         unreadable: slots of journals that were not what was written.
+        crowded: what a full disk means to it, in words; None where there is room.
     """
 
     id: str
@@ -109,23 +48,47 @@ class Snapshot(msgspec.Struct, frozen=True):
     absorbed: tuple[str, ...]
     journaled: dict[str, int]
     unreadable: int
+    crowded: str | None
+
+
+class Unread(SpoolError):
+    """A spool that nobody can read as it is: damaged, or of a newer version."""
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """All spools that can be read; of the others why not, a sentence each."""
+
+    snapshots: list[Snapshot]
+    unread: list[str]
 
 
 def snapshots(data_dir: Path) -> list[Snapshot]:
     """All spools under *data_dir* whose books count: those counted in another's books are left out.
 
-    Raises `SpoolError` when one of them cannot be read.
+    So are those that nobody can read: see `survey`. Raises `SpoolError` when one cannot be read at this moment.
     """
+    return survey(data_dir).snapshots
+
+
+def survey(data_dir: Path) -> Survey:
+    """As `snapshots`, and what could not be read."""
     # Each spool is read at a moment of its own. One that is absorbed by another and removed in between would
     # be counted twice, or not at all; then the folders have changed, and they are read again.
     folders = spools(data_dir)
     for _ in range(_READINGS):
-        found = [snapshot for folder in folders if (snapshot := read(folder)) is not None]
+        found, unread = [], []
+        for folder in folders:
+            try:
+                snapshot = read(folder)
+            except Unread as error:
+                unread.append(str(error))
+            else:
+                found += [] if snapshot is None else [snapshot]
         before, folders = folders, spools(data_dir)
         if set(before) <= set(folders):
             break
     counted_elsewhere = {spool for snapshot in found for spool in snapshot.absorbed}
-    return [snapshot for snapshot in found if snapshot.id not in counted_elsewhere]
+    return Survey([each for each in found if each.id not in counted_elsewhere], unread)
 
 
 def read(folder: Path) -> Snapshot | None:
@@ -133,46 +96,46 @@ def read(folder: Path) -> Snapshot | None:
     file = folder / FILE
     try:
         used = sum(path.stat().st_size for path in folder.iterdir() if path.name.startswith(FILE))
-        with forks.section(), closing(_open(file)) as database:
+        with forks.section(), closing(opened(file)) as database:
             database.execute("BEGIN")  # one moment for all that is read
-            lanes = {lane: _lane(database, lane) for lane in _lanes(database)}
-            absorbed = tuple(key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}")))
+            _check_layout(database, folder)
+            lanes = {lane: lane_of(database, lane) for lane in lanes_of(database)}
+            absorbed = tuple(key[2:] for key, _ in database.execute(READ, ("a/", f"a/{END}")))
             is_held = held(folder)
-            journaled = Counter() if is_held else _journaled(database, folder)
-            unreadable = len(database.execute(_READ, ("u/", f"u/{_END}")).fetchall())
+            journaled = {} if is_held else in_journals(folder, partial(one, database))
+            unreadable = len(database.execute(READ, ("u/", f"u/{END}")).fetchall())
     except FileNotFoundError:
         return None
     except PermissionError as error:
         raise SpoolError(f"{folder}: cannot be read: {error.strerror}; it is another user's") from error
-    except msgspec.MsgspecError as error:
-        raise SpoolError(f"{file}: cannot be read: {error}") from error
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        raise Unread(f"{file}: {_DAMAGED}: {error}") from error
     except sqlite3.Error as error:
+        if certain(error):
+            raise Unread(f"{file}: {_DAMAGED}: {error}") from error
         if not file.exists() or "no such table" in str(error):
             return None  # it is being made, or was removed just now
         raise SpoolError(f"{file}: cannot be read: {error}") from error
-    return Snapshot(folder.name, folder, is_held, used, lanes, absorbed, dict(journaled), unreadable)
+    reserve = Ballast(folder)
+    crowded = reserve.words if reserve.wanting else None
+    return Snapshot(folder.name, folder, is_held, used, lanes, absorbed, journaled, unreadable, crowded)
 
 
-def loose(data_dir: Path) -> dict[str, int]:
-    """For each lane, the events of processes that died before they had a spool: they are in journals only."""
-    counts: Counter[str] = Counter()
-    for path in journal.abandoned(data_dir):
-        with suppress(SpoolCorrupt):
-            for event in journal.read(path).events:
-                counts.update(event.lanes)
-    return dict(counts)
+def _check_layout(database: sqlite3.Connection, folder: Path) -> None:
+    layout = one(database, LAYOUT)
+    if layout is not None and layout > KNOWN_LAYOUT:
+        raise Unread(f"{folder}: {NEWER}")
 
 
-def _journaled(database: sqlite3.Connection, folder: Path) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for path in journal.files(folder):
-        with suppress(SpoolCorrupt, msgspec.MsgspecError):
-            left = journal.read(path)
-            stored = journal.Stamps.decode(_one(database, f"j/{left.id}"))
-            for event in left.events:
-                if not all(number in stored for number in event.numbers):
-                    counts.update(event.lanes)
-    return counts
+def damaged(folder: Path) -> bool:
+    """Whether the spool in *folder*, which the caller holds, cannot be read, and will not be as it is."""
+    try:
+        read(folder)
+    except Unread as error:
+        return NEWER not in str(error)
+    except SpoolError:
+        return False
+    return False
 
 
 def pending(folder: Path) -> dict[str, int] | None:
@@ -181,13 +144,14 @@ def pending(folder: Path) -> dict[str, int] | None:
     None when it cannot be told.
     """
     try:
-        with forks.section(), closing(_open(folder / FILE)) as database:
-            every = {lane: _books(database, lane).pending for lane in _lanes(database)}
+        with forks.section(), closing(opened(folder / FILE)) as database:
+            _check_layout(database, folder)
+            every = {lane: books_of(database, lane).pending for lane in lanes_of(database)}
     except FileNotFoundError:
         return {}  # claimed, and not yet made: its maker died in between
     except sqlite3.Error as error:
         return {} if "no such table" in str(error) else None
-    except (msgspec.MsgspecError, OSError, SpoolError):
+    except (msgspec.MsgspecError, ValueError, TypeError, OSError, SpoolError):
         return None
     return {lane: count for lane, count in every.items() if count}
 
@@ -202,142 +166,11 @@ def absorbed(data_dir: Path) -> set[str] | None:
         if trust.problem(folder) is not None:
             continue  # whoever made it must not have a say in which spools are done with
         try:
-            with forks.section(), closing(_open(folder / FILE)) as database:
-                marks |= {key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}"))}
+            with forks.section(), closing(opened(folder / FILE)) as database:
+                marks |= {key[2:] for key, _ in database.execute(READ, ("a/", f"a/{END}"))}
         except sqlite3.OperationalError as error:
             if folder.exists() and "no such table" not in str(error) and os.access(folder, os.W_OK):
                 return None
-        except (sqlite3.Error, OSError, SpoolError):
+        except (sqlite3.Error, OSError):
             continue
     return marks
-
-
-def letters(folder: Path, lane: str = "", number: int = 0) -> Iterator[FiledLetter]:
-    """The dead letters of the spool in *folder* that follow the place *lane*, *number*; without one, all.
-
-    Lane by lane, oldest first. Read in pages, not at one moment.
-    """
-    after = f"l/{lane}/x/{number:012x}" if lane else "l/"
-    while page := _letters(folder, after):
-        yield from page
-        after = f"l/{page[-1].lane}/x/{page[-1].number:012x}"
-
-
-def _letters(folder: Path, after: str) -> list[FiledLetter]:
-    """Up to a page of dead letters whose keys follow *after*."""
-    found: list[FiledLetter] = []
-    try:
-        with forks.section(), closing(_open(folder / FILE)) as database:
-            database.execute("BEGIN")
-            for lane in _lanes(database):
-                prefix = f"l/{lane}/x/"
-                rows = database.execute(_LETTERS, (max(after, prefix), prefix + _END, _PAGE - len(found)))
-                found += (
-                    FiledLetter(folder.name, lane, int(key[len(prefix) :], 16), _letter(value))
-                    for key, value in rows
-                )
-    except FileNotFoundError:
-        return []
-    except sqlite3.Error as error:
-        raise SpoolError(f"{folder}: cannot be read: {error}") from error
-    return found
-
-
-def _letter(packed: bytes) -> DeadLetter:
-    try:
-        return _letter_of(packed)
-    except msgspec.MsgspecError:
-        # It must not hide the others, and somebody has to see it who can purge it.
-        return DeadLetter(
-            b"", "damaged", "what lies there is no dead letter as per_agent writes them", 0, 0.0
-        )
-
-
-def _parkings(packed: bytes) -> tuple[Parking, ...]:
-    try:
-        return (_parking_of(packed),)
-    except msgspec.MsgspecError:
-        return ()
-
-
-def _open(file: Path) -> sqlite3.Connection:
-    if not file.exists():
-        raise FileNotFoundError(file)
-    check_files(file)
-    # Not immutable: the owner may be writing, and the write-ahead log holds the newest of it.
-    return sqlite3.connect(
-        f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None
-    )
-
-
-def _lanes(database: sqlite3.Connection) -> list[str]:
-    lanes = []
-    low = "l/"
-    while row := database.execute(_READ + " LIMIT 1", (low, f"l/{_END}")).fetchone():
-        lane = row[0].split("/")[1]
-        lanes.append(lane)
-        low = f"l/{lane}/{_END}"
-    return lanes
-
-
-def _one(database: sqlite3.Connection, key: str) -> bytes | None:
-    row = database.execute(
-        "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", (key,)
-    ).fetchone()
-    return None if row is None else bytes(row[0])
-
-
-def _books(database: sqlite3.Connection, lane: str) -> Books:
-    stored = _one(database, f"l/{lane}/n")
-    return Books() if stored is None else _books_of(stored)
-
-
-def _lane(database: sqlite3.Connection, lane: str) -> Lane:
-    prefix = f"l/{lane}/"
-    settled = {
-        key[len(prefix) + 2 :]: blocks.mask_of(mask).bit_count()
-        for key, mask in database.execute(_READ, (f"{prefix}d/", f"{prefix}d/{_END}"))
-    }
-    waiting = parked = 0
-    oldest = None
-    months = ByMonth()
-    for key, head in database.execute(_HEADS, (f"{prefix}b/", f"{prefix}b/{_END}")):
-        count, made_at = _head(head)
-        left = count - settled.get(key[len(prefix) + 2 :], 0)
-        waiting += left
-        months.add(made_at, left)
-        oldest = made_at if oldest is None else oldest
-    for _, head in database.execute(_HEADS, (f"{prefix}p/", f"{prefix}p/{_END}")):
-        count, made_at = _head(head)
-        parked += count
-        months.add(made_at, count)
-    damaged = sum(
-        int.from_bytes(head[:4], "big")
-        for _, head in database.execute(_HEADS, (f"{prefix}q/", f"{prefix}q/{_END}"))
-    )
-    (letters_there,) = database.execute(
-        "SELECT count(*) FROM Cache WHERE key > ? AND key < ?", (f"{prefix}x/", f"{prefix}x/{_END}")
-    ).fetchone()
-    parkings = tuple(
-        parking
-        for _, value in database.execute(_READ, (f"{prefix}r/", f"{prefix}r/{_END}"))
-        for parking in _parkings(value)
-    )
-    return Lane(
-        _books(database, lane),
-        waiting,
-        parked,
-        letters_there,
-        damaged,
-        parkings,
-        oldest,
-        months.counts,
-        _one(database, f"{prefix}s"),
-    )
-
-
-def _head(head: bytes) -> tuple[int, float]:
-    try:
-        return blocks.head(head)
-    except SpoolCorrupt:
-        return 0, 0.0  # shows up as a difference between the books and what was counted

@@ -19,6 +19,7 @@ import diskcache
 from per_agent import failpoint, files
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import forks
+from per_agent.spool.ballast import size_on
 
 _IN_ROW: Final = 2**40  # bytes; above SQLite's own row limit, so that no value ever becomes a file
 _SETTINGS: Final[dict[str, Any]] = {
@@ -42,6 +43,9 @@ _KNOWN: Final = (
     "disk_pickle_protocol",
 )
 _BUSY_TIMEOUT: Final = 5.0  # seconds; a reader's checkpoint may hold the lock for a moment
+_PAGE: Final = 4096  # bytes; SQLite's default
+_CHECKPOINT_PAGES: Final = 1000  # of the log; SQLite's default
+_TO_CHECK: Final = 256 * 2**20  # bytes; a larger database is not read through when it is opened
 FILE: Final = "cache.db"
 
 
@@ -138,6 +142,9 @@ class Disk:
                 if setting.startswith("sqlite_"):
                     self._cache.reset(setting, value, update=False)
             self._read_back()
+            # What has not been moved from the log into the database is to fit into the ballast.
+            pages = min(_CHECKPOINT_PAGES, size_on(self.file.parent) // 2 // _PAGE)
+            self._sql(f"PRAGMA wal_autocheckpoint = {pages}")
         except BaseException:
             self.disconnect()
             raise
@@ -213,10 +220,21 @@ class Disk:
 
     def bytes_used(self) -> int:
         """Bytes on the disk, write-ahead log included."""
-        used = self.file.stat().st_size
-        with suppress(FileNotFoundError):
-            used += self.file.with_name(f"{FILE}-wal").stat().st_size
-        return used
+        return self.file.stat().st_size + self.log_bytes()
+
+    def log_bytes(self) -> int:
+        """Bytes of the write-ahead log."""
+        try:
+            return self.file.with_name(f"{FILE}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def damage(self) -> str | None:
+        """What SQLite finds to be wrong, in words; None also where the database is too large to be read through."""
+        if self.bytes_used() > _TO_CHECK:
+            return None
+        ((said,),) = self._sql("PRAGMA integrity_check(1)")
+        return None if said == "ok" else str(said)
 
     def shrink(self) -> int:
         """Move the write-ahead log into the database and cut it. Returns the bytes used then."""

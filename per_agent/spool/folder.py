@@ -30,6 +30,8 @@ from per_agent.spool.trust import LOCK
 _OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _GOING: Final = ".going"  # a folder's ending while it is being removed
 
+_DAMAGED: Final = ".damaged"  # and when damaged files were set aside in it; see `salvage`
+
 
 class Claim:
     """A spool's folder, held. The lock lasts until `release`, or until the process ends; a fork does not inherit it.
@@ -50,6 +52,14 @@ class Claim:
         forks.release_lock(self._fd)
         self._fd = -1
 
+    def note(self, words: bytes) -> None:
+        """Write *words* into the file of the lock, without an fsync."""
+        os.pwrite(self._fd, words, 0)
+
+    def noted(self) -> bytes:
+        """What the file of the lock holds."""
+        return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+
     def remove(self) -> None:
         """Delete the spool's folder and let go of it. It disappears at once or not at all."""
         going = self.folder.with_name(self.folder.name + _GOING)
@@ -60,7 +70,7 @@ class Claim:
 
 def spools(data_dir: Path) -> list[Path]:
     """The folders of all spools under *data_dir*, oldest first."""
-    return [path for path in _folders(data_dir) if path.suffix != _GOING]
+    return [path for path in _folders(data_dir) if path.suffix not in (_GOING, _DAMAGED)]
 
 
 def sweep(data_dir: Path) -> None:

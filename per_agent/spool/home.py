@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from per_agent import journal
 from per_agent.errors import SpoolError
 from per_agent.log import Log
+from per_agent.spool import damage, salvage, witness
+from per_agent.spool.ballast import Ballast, says_full
 from per_agent.spool.folder import Claim
 from per_agent.spool.inflow import Inflow
 from per_agent.spool.recovery import Recovery
@@ -40,7 +43,7 @@ class Home:
         try:
             if self.held is None:
                 self.held = self._claim(frozenset(self._unusable))
-            self.store = Store(self.held.folder)
+            self.store = self._opened(self.held)
         except STORAGE_TROUBLE as error:
             self._could_not_open(error)
             return False
@@ -54,6 +57,41 @@ class Home:
     def is_open(self) -> bool:
         """Whether a folder is held and the store in it open."""
         return self.held is not None and self.store is not None
+
+    def _opened(self, held: Claim) -> Store:
+        """The store of the spool that is *held*: what is damaged of it is set aside first."""
+        salvage.finish(held.folder)
+        seen = None if held.fresh else witness.read(held)
+        why = self._disk.damage or (None if held.fresh else damage.before_opening(held.folder, seen))
+        if why is None:
+            try:
+                store = _opened(held.folder)
+            except Exception as error:
+                why = None if held.fresh else damage.at_opening(error, held.folder)
+                if why is None:
+                    raise
+            else:
+                why = None if held.fresh else store.damage(seen)
+                if why is None:
+                    return store
+                store.close()
+        report = salvage.replace(held.folder, why, witness.read(held))
+        self._disk.damage = None
+        Log().error("a damaged spool was set aside", spool=held.id, told=report.words, lost=report.lost)
+        return _opened(held.folder)
+
+    def note(self) -> None:
+        """Note beside the database what the last commit left."""
+        if self.held is not None and self.store is not None:
+            with suppress(OSError):
+                witness.write(self.held, self.store.seq, self.store.books)
+
+    def give_up(self) -> None:
+        """Close a store that is damaged."""
+        if self.store is not None:
+            with suppress(*STORAGE_TROUBLE):
+                self.store.close()
+            self.store = None
 
     def leave(self, *, keep_claim: bool) -> None:
         """Close the store; let go of the folder, but where *keep_claim* says that somebody else will."""
@@ -95,7 +133,9 @@ class Home:
         """Keep the claim and try again: a spool that is opened without its lock would be opened twice."""
         self._disk.met(error)
         held = self.held
-        if held is not None and not held.fresh and self._disk.failures >= _OPEN_TRIES and not self._settled:
+        if says_full(error):
+            pass  # another would have no more room
+        elif held is not None and not held.fresh and self._disk.failures >= _OPEN_TRIES and not self._settled:
             # It was there before, so another will do; a new one that cannot be opened would only be the next.
             self.log.error("a spool cannot be opened and is left alone", spool=held.id)
             self._unusable.add(held.id)
@@ -120,3 +160,13 @@ class Home:
             self.held.release()
             self.held = None
         return True
+
+
+def _opened(folder: Path) -> Store:
+    """The store in *folder*. To open it takes room on the disk: on a full one, that of the ballast."""
+    try:
+        return Store(folder)
+    except STORAGE_TROUBLE as error:
+        if not (says_full(error) and Ballast(folder).release()):
+            raise
+        return Store(folder)

@@ -4,8 +4,10 @@ With each commit the database notes which of the journal's numbers it holds, and
 """
 
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
@@ -139,15 +141,19 @@ class Inflow:
             changes.note_journaled(journal.id, self._storing)
         return fresh
 
+    def fitting(self, free: int) -> list[Receipt]:
+        """The first of those that were taken: as many as *free* bytes have room for."""
+        sizes = (len(each._encoded) * len(each._lanes) for each in self.carried)  # noqa: SLF001
+        return self.carried[: bisect_right(list(accumulate(sizes)), free)]
+
     def written(self, receipts: Sequence[Receipt]) -> None:
         """*receipts*, and what was dropped, are committed."""
-        if receipts:
-            self.carried = []
-            journal = self.journal
-            if journal is not None:
-                self._stored = self._storing
-                journal.release(_places(receipts))
-                failpoint.reach("slots released")
+        self.carried = self.carried[len(receipts) :]
+        journal = self.journal
+        if journal is not None and receipts:
+            self._stored = self._storing
+            journal.release(_places(receipts))
+            failpoint.reach("slots released")
         self.dropped = {}
 
     def finish(self) -> int:

@@ -21,7 +21,7 @@ from per_agent import files
 from per_agent.errors import SpoolError
 from per_agent.event import Progress
 from per_agent.settings import IntakeSettings, SpoolSettings
-from per_agent.spool import audit, folder
+from per_agent.spool import audit, filed, folder
 from per_agent.spool.records import FiledLetter
 from per_agent.spool.spool import Spool
 from per_agent.spool.transaction import Transaction
@@ -61,9 +61,9 @@ class DeadLetters:
         """The letters that follow the place of one, in the order of all. New ones come to the end of their lane."""
         for snapshot in audit.snapshots(self._data_dir):
             if snapshot.id == spool:
-                yield from audit.letters(snapshot.folder, lane, number)
+                yield from filed.letters(snapshot.folder, lane, number)
             elif snapshot.id > spool:
-                yield from audit.letters(snapshot.folder)
+                yield from filed.letters(snapshot.folder)
 
     def requeue(self, letters: Iterable[FiledLetter]) -> int:
         """Send *letters* again, each under its identifier. Returns how many were still there.

@@ -4,15 +4,21 @@ The events, the note of which numbers are stored, and the books change in one tr
 A process that dies in between leaves a file in which nothing is new.
 """
 
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from per_agent import failpoint, journal
-from per_agent.journal import Left
+from per_agent.errors import SpoolCorrupt
+from per_agent.journal import Left, Stamps
 from per_agent.log import Log
-from per_agent.spool.transaction import Transaction
+from per_agent.spool.transaction import Transaction, stored_of
 
 
 class Recovered(NamedTuple):
@@ -66,3 +72,29 @@ class Recovery:
     def failed(self, error: BaseException) -> None:
         """It could not be read: it stays where it is, for a version that can."""
         self._log.error("a journal cannot be recovered and is left alone", problem=str(error))
+
+
+def loose(data_dir: Path) -> dict[str, int]:
+    """For each lane, the events of processes that died before they had a spool: they are in journals only."""
+    counts: Counter[str] = Counter()
+    for path in journal.abandoned(data_dir):
+        with suppress(SpoolCorrupt):
+            for event in journal.read(path).events:
+                counts.update(event.lanes)
+    return dict(counts)
+
+
+def in_journals(folder: Path, note_of: Callable[[str], bytes | None]) -> dict[str, int]:
+    """For each lane, the events in the journals of the spool's *folder* that are not stored in it.
+
+    *note_of* reads what lies under a key of the spool.
+    """
+    counts: Counter[str] = Counter()
+    for path in journal.files(folder):
+        with suppress(SpoolCorrupt, msgspec.MsgspecError):
+            left = journal.read(path)
+            stored = Stamps.decode(note_of(stored_of(left.id)))
+            for event in left.events:
+                if not all(number in stored for number in event.numbers):
+                    counts.update(event.lanes)
+    return dict(counts)

@@ -202,6 +202,11 @@ class Spool:
         return self._spooler.disk.words is not None
 
     @property
+    def crowded(self) -> bool:
+        """Whether the disk is full: nothing new is stored, and what was delivered is settled."""
+        return self._spooler.room.crowded
+
+    @property
     def tried(self) -> bool:
         """Whether it was tried to open the spool, however that ended."""
         return self._spooler.home.opened.done()
@@ -234,6 +239,7 @@ class Spool:
         return SpoolStatistics(
             bytes_used=spooler.room.used,
             trouble=spooler.trouble,
+            crowded=spooler.room.crowded,
             commits=spooler.commits,
             idle_seconds=max(0.0, time.monotonic() - spooler.changed_at),
             books=self.books,

@@ -75,7 +75,7 @@ class Spooler:
     @property
     def trouble(self) -> str | None:
         """What keeps the spool from committing, or None."""
-        return self.disk.words or ("full" if self.room.full else None)
+        return self.disk.words or self.room.trouble
 
     def run(self) -> None:
         """Open the spool, and commit until it is stopped and all is stored."""
@@ -109,7 +109,9 @@ class Spooler:
     def _open(self) -> bool:
         if not (self.home.is_open or self.home.open()) or not self.home.settle_in(self.inflow):
             return False
+        assert self.home.held is not None
         self.room.measure(self.home.store)
+        self.room.settle_in(self.home.held.folder, self.home.log)
         self._works += self.home.recoveries(self.inflow)
         self._readers.feed([], self.home.store, stirred=True)
         return True
@@ -128,6 +130,9 @@ class Spooler:
 
         False when there is no spool to go on with: it was stopped before, or it was another's.
         """
+        if self.disk.damage is not None:
+            self.home.give_up()
+            return self._opened()
         if self.home.is_open and not self.home.is_gone():
             return self.home.settle_in(self.inflow)
         if self._source is None:
@@ -180,7 +185,7 @@ class Spooler:
             return self.disk.seconds_left()
         if self.stop.is_set():
             return 0.0
-        if (self.inflow.carried or self.room.full) and not (self._works or self.inflow.dropped):
+        if (self.inflow.carried or self.room.closed) and not (self._works or self.inflow.dropped):
             # Nobody else would look again.
             return max(0.0, self._committed_at + _FULL_RECHECK - time.monotonic())
         # First say when to be woken, then look: what comes in between is seen by one or the other.
@@ -203,10 +208,11 @@ class Spooler:
         assert store is not None
         self.inflow.take()
         self._committed_at = time.monotonic()
-        # At a stop what was accepted is stored beyond the limit, too: else it would be lost.
-        room = self.room.look(store, self.home.log) or self.stop.is_set()
-        receipts = self.inflow.carried if room else []
+        receipts = self.room.admit(
+            store, self.inflow, log=self.home.log, beside=bool(self._works), stopping=self.stop.is_set()
+        )
         if not (self._works or receipts or self.inflow.dropped):
+            self.disk.forget()
             return
         works = self._works[:]
         self._works.clear()
@@ -221,7 +227,8 @@ class Spooler:
             return
         except STORAGE_TROUBLE as error:
             self._works[:0] = works
-            self.disk.met(error)
+            if not self.room.lacked(error, store, self.home.log, adding=bool(receipts)):
+                self.disk.met(error)
             return
         except Exception:  # noqa: BLE001  (one of the works is at fault: find out which, let the others through)
             if not works:
@@ -237,6 +244,7 @@ class Spooler:
         if changes.changed:
             self.commits += 1
             self.changed_at = time.monotonic()
+            self.home.note()
         self.room.measure(self.home.store)
 
     def _after_commit(self, works: list[Work], results: list[Any], fresh: Fresh) -> None:

@@ -11,6 +11,7 @@ class SpoolStatistics(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bytes_used: bytes on the disk, after the last commit.
         trouble: what keeps it from committing, or None.
+        crowded: whether the disk is full: nothing new is stored until there is room, but at a stop.
         commits: how often something was changed on the disk since it was opened.
         idle_seconds: since something was last changed on the disk, or since the spool was taken.
         books: the committed books of each lane.
@@ -22,6 +23,7 @@ class SpoolStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes_used: int
     trouble: str | None
+    crowded: bool
     commits: int
     idle_seconds: float
     books: dict[str, Books]

@@ -6,6 +6,7 @@ commit: a transaction that raises has changed nothing, on the disk or here.
 
 Keys::
 
+    m/layout                 by which version of this list it was written, one byte; without it, the first
     m/seq                    the last sequence number given out; never reused, so a block id is for ever
     a/<spool>                the books of that abandoned spool are in ours now
     j/<journal>              which numbers of that journal are stored here
@@ -37,14 +38,18 @@ from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import block as blocks
 from per_agent.spool import forks
 from per_agent.spool.block import Block, BlockId
+from per_agent.spool.damage import certain
 from per_agent.spool.disk import Disk
 from per_agent.spool.records import Parking
-from per_agent.spool.transaction import END, SEQ, Known, Transaction, events_in, parked_prefix
+from per_agent.spool.transaction import END, LAYOUT, SEQ, Known, Transaction, events_in, parked_prefix
+from per_agent.spool.witness import Witness
 
 _books_of = msgspec.msgpack.Decoder(Books).decode
 _parking_of = msgspec.msgpack.Decoder(Parking).decode
 
 
+KNOWN_LAYOUT: Final = b"\x01"
+NEWER: Final = "it was written by a newer version of per_agent, and is left alone"
 STORAGE_TROUBLE: Final = (sqlite3.Error, diskcache.Timeout, OSError, SpoolError)
 """What the disk may answer: nothing has changed, and trying again may help."""
 
@@ -55,18 +60,28 @@ class Store:
     def __init__(self, folder: Path) -> None:
         with forks.section():
             self._disk = Disk(folder)
+            self.folder = folder
             try:
                 self._read()
             except msgspec.MsgspecError as error:
                 self._disk.disconnect()
                 raise SpoolCorrupt(f"{folder}: the books cannot be read: {error}") from error
+            except BaseException:
+                self._disk.disconnect()
+                raise
         self.bytes_used = self._disk.bytes_used
+        self.log_bytes = self._disk.log_bytes
         self.in_place = self._disk.in_place
 
     def _read(self) -> None:
+        layout = self._disk.get(LAYOUT)
+        if layout is not None and layout > KNOWN_LAYOUT:
+            raise SpoolError(f"{self.folder}: {NEWER}")
         # A new store begins with the time in milliseconds, so that its block ids are not those of one that
         # lay in the same place before.
-        seq = int.from_bytes(self._disk.get(SEQ) or b"", "big") or int(time.time() * 1000)
+        seq = int.from_bytes(self._disk.get(SEQ) or b"", "big")
+        self._fresh = not seq
+        seq = seq or int(time.time() * 1000)
         lanes = tuple(self._lanes())
         self.known = Known(
             seq,
@@ -74,6 +89,7 @@ class Store:
             {lane: self._read_parked(lane) for lane in lanes},
             {lane: self._read_damaged(lane) for lane in lanes},
         )
+        self.known.laid_out = layout is not None
         self.marks = frozenset(key[2:] for key in self._disk.keys("a/", f"a/{END}", -1))
         self.journals = frozenset(key[2:] for key in self._disk.keys("j/", f"j/{END}", -1))
 
@@ -122,6 +138,24 @@ class Store:
     def books(self) -> dict[str, Books]:
         """The books of each lane."""
         return self.known.books
+
+    def damage(self, witness: Witness | None) -> str | None:
+        """What is found to be damaged when all of it is looked through, in words, or None."""
+        with forks.section():
+            self._disk.connect()
+            try:
+                return self._disk.damage() or self._behind(witness)
+            except sqlite3.DatabaseError as error:
+                if certain(error):
+                    return str(error)
+                raise
+
+    def _behind(self, witness: Witness | None) -> str | None:
+        if witness is None or (self.seq >= witness.seq and not self._fresh):
+            return None
+        if self._fresh:
+            return "commits are missing: it is empty"
+        return f"commits are missing: it ends with number {self.seq}, and {witness.seq} was given out"
 
     def close(self) -> None:
         """Close the database."""

@@ -21,6 +21,7 @@ from per_agent.spool.records import DeadLetter, Parking, Settlement
 END: Final = "\x7f"
 """Sorts after every character of a key."""
 SEQ: Final = "m/seq"
+LAYOUT: Final = "m/layout"
 _UNPARK_BLOCKS: Final = 64  # blocks moved in one transaction, so that the commit stays short
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -37,7 +38,7 @@ class Known:
         damaged: those known to be lost with damaged blocks.
     """
 
-    __slots__ = ("books", "damaged", "parked", "seq")
+    __slots__ = ("books", "damaged", "laid_out", "parked", "seq")
 
     def __init__(
         self, seq: int, books: dict[str, Books], parked: dict[str, int], damaged: dict[str, int]
@@ -45,6 +46,7 @@ class Known:
         self.seq = seq
         self.books = books
         self.parked = parked
+        self.laid_out = False  # whether the store says by which layout it was written
         self.damaged = damaged
 
 
@@ -80,14 +82,14 @@ class Transaction:
     def journaled(self, journal: str) -> Stamps:
         """Which numbers of *journal* the spool has stored."""
         try:
-            return Stamps.decode(self._disk.get(_stored_of(journal)))
+            return Stamps.decode(self._disk.get(stored_of(journal)))
         except (msgspec.MsgspecError, SpoolCorrupt):
             # Taken for none: to deliver an event again, under its identifier, is the milder mistake.
             return Stamps()
 
     def note_journaled(self, journal: str, stored: Stamps) -> None:
         """Enter that the spool has *stored* these numbers of *journal*: with the events, so nothing is stored twice."""
-        self._disk.set(_stored_of(journal), stored.encode())
+        self._disk.set(stored_of(journal), stored.encode())
 
     def forget_journals(self, journals: Collection[str]) -> None:
         """Drop the notes of all journals but *journals*: the others' files are gone."""
@@ -263,8 +265,11 @@ class Transaction:
             self._disk.set(f"l/{lane}/k", parked.to_bytes(8, "big"))
         if self._seq != self._known.seq:
             self._disk.set(SEQ, self._seq.to_bytes(8, "big"))
+            if not self._known.laid_out:
+                self._disk.set(LAYOUT, b"\x01")
 
     def committed(self) -> None:
+        self._known.laid_out = self._known.laid_out or self._seq != self._known.seq
         self._known.books.update(self._books)
         self._known.seq = self._seq
         for lane, more in self._parked.items():
@@ -275,7 +280,7 @@ class Transaction:
             block.settled = settled
 
 
-def _stored_of(journal: str) -> str:
+def stored_of(journal: str) -> str:
     return f"j/{journal}"
 
 

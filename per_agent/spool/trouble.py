@@ -5,6 +5,7 @@ from typing import Final
 
 from per_agent.backoff import Backoff
 from per_agent.log import Log
+from per_agent.spool.damage import certain
 
 _RETRY: Final = Backoff(initial=0.1, ceiling=5.0)
 
@@ -15,6 +16,7 @@ class Trouble:
     def __init__(self) -> None:
         self.words: str | None = None
         self.failures = 0
+        self.damage: str | None = None  # what was found to be damaged: not to be tried again as it is
         self._retry_at = 0.0  # monotonic
         self.log = Log()
 
@@ -24,6 +26,8 @@ class Trouble:
         if self.words != words:
             self.log.error("the spool cannot be written: events wait in memory", trouble=words)
         self.words = words
+        if certain(error):
+            self.damage = words
         self.failures += 1
         self._retry_at = time.monotonic() + _RETRY.wait(self.failures)
 
@@ -33,6 +37,11 @@ class Trouble:
         if self.words is not None:
             self.log.info("the spool can be written again")
             self.words = None
+
+    def forget(self) -> None:
+        """Nothing is left that could be tried again."""
+        self.failures = 0
+        self.words = None
 
     def seconds_left(self) -> float:
         """How long to wait before the next try."""

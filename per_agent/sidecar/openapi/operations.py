@@ -106,6 +106,7 @@ SCHEMAS: Final[dict[str, Any]] = {
                 "additionalProperties": {"$ref": "#/components/schemas/Books"},
             },
             "problems": {**_SENTENCES, "description": "What does not add up."},
+            "set_aside": {**_SENTENCES, "description": "What became of damaged spools."},
             "spools": _COUNT,
         }
     ),
