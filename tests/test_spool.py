@@ -27,12 +27,12 @@ from per_agent.spool import (
     Spool,
     abandoned,
     answer_requests,
-    audit,
     folder,
     own,
     snapshots,
 )
 from per_agent.spool.disk import FILE
+from per_agent.spool.filed import letters as filed_letters
 
 LANES = ("a",)
 PATIENT = IntakeSettings(linger=60.0)  # seconds: what is committed sooner was not committed by the clock
@@ -281,7 +281,7 @@ def test_an_open_question_is_answered_with_what_was_requeued(bench):
 
 
 def letters_of(spool: Bench):
-    return list(audit.letters(spool.spool.folder))
+    return list(filed_letters(spool.spool.folder))
 
 
 def test_a_damaged_block_is_set_aside_and_the_next_ones_go_on(bench):

@@ -251,7 +251,7 @@ class Spooler:
         for blocks, receipts in fresh:
             self.tickets.stored(blocks, receipts)
         for work, result in zip(works, results, strict=True):
-            self._tell(work, result)
+            work.tell(result, self.home.log)
         self._tell_all()
         new = [block for blocks, _ in fresh for block in blocks]
         self._readers.feed(new, self.home.store, stirred=any(work.stirs for work in works))
@@ -273,16 +273,9 @@ class Spooler:
                 work.fail(error)
             else:
                 self._committed(changes)
-                self._tell(work, result)
+                work.tell(result, self.home.log)
         self._tell_all()
         self._readers.feed([], store, stirred=True)
-
-    def _tell(self, work: Work, result: Any) -> None:
-        """Tell whoever asked for *work*. What goes wrong there must not keep others from being told."""
-        try:
-            work.then(result)
-        except Exception:  # noqa: BLE001  (a defect of theirs)
-            self.home.log.bug("a change was made, and telling of it failed")
 
     # State
 

@@ -263,13 +263,14 @@ class Transaction:
         for lane, more in self._parked.items():
             parked = self._known.parked.get(lane, 0) + more
             self._disk.set(f"l/{lane}/k", parked.to_bytes(8, "big"))
-        if self._seq != self._known.seq:
+        first = bool(self._books) and not self._known.laid_out
+        if first or self._seq != self._known.seq:
             self._disk.set(SEQ, self._seq.to_bytes(8, "big"))
-            if not self._known.laid_out:
-                self._disk.set(LAYOUT, b"\x01")
+        if first:
+            self._disk.set(LAYOUT, b"\x01")
 
     def committed(self) -> None:
-        self._known.laid_out = self._known.laid_out or self._seq != self._known.seq
+        self._known.laid_out = self._known.laid_out or bool(self._books)
         self._known.books.update(self._books)
         self._known.seq = self._seq
         for lane, more in self._parked.items():

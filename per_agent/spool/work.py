@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from per_agent.errors import PerAgentError
 from per_agent.event import Receipt
 from per_agent.journal import Journal
+from per_agent.log import Log
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.transaction import Transaction
 
@@ -82,6 +83,13 @@ class Work:
         self.fail = fail
         self.stirs = stirs  # whether blocks may have appeared that are not new events
         self.hurried = hurried  # whether somebody waits, so that lingering would hold them up
+
+    def tell(self, result: Any, log: Log) -> None:
+        """Tell whoever asked for it. What goes wrong there must not keep others from being told."""
+        try:
+            self.then(result)
+        except Exception:  # noqa: BLE001  (a defect of theirs)
+            log.bug("a change was made, and telling of it failed")
 
 
 class Head:
