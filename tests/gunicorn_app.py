@@ -1,7 +1,7 @@
 """A web application for gunicorn that bills each request to the user that it names, and answers with its process.
 
-`gunicorn gunicorn_app:application`, with the data folder in `RECORD_IN`. It records an event when it is loaded,
-too: with `--preload` that is the master, so the agent's threads run there before a worker is forked.
+`gunicorn gunicorn_app:application`, with the data folder in `RECORD_IN`. With a user in `RECORD_AT_LOAD` it records
+an event where it is loaded: with `--preload` that is the master, whose threads then run before a worker is forked.
 """
 
 import os
@@ -9,7 +9,8 @@ import os
 from per_agent import Agent
 
 agent = Agent(os.environ["RECORD_IN"])
-agent.add_activity("acme", f"loaded-{os.getpid()}", "active")
+if "RECORD_AT_LOAD" in os.environ:
+    agent.add_activity("acme", os.environ["RECORD_AT_LOAD"], "active").stored(30)
 
 
 def application(environ, start_response):
