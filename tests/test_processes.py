@@ -53,7 +53,7 @@ class Gunicorn:
                     **os.environ,
                     "RECORD_IN": str(data_dir),
                     "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
-                    **{"RECORD_AT_LOAD": user for user in self.loaded},
+                    **{name: user for user in self.loaded for name in ("RECORD_AT_LOAD",)},
                 },
                 pass_fds=[self._listener.fileno()],
                 stdout=said,
@@ -80,9 +80,11 @@ class Gunicorn:
         return worker
 
     def said(self) -> list[str]:
-        """What it wrote, but for its own words about a worker that was killed."""
+        """What it wrote, but for its own words about workers that died by a signal."""
         lines = self._log.read_text().splitlines()
-        return [line for line in lines if not re.search(r"Worker \(pid:\d+\) was sent SIGKILL", line)]
+        return [
+            line for line in lines if not re.search(r"Worker \(pid:\d+\) was sent SIG(KILL|QUIT|TERM)", line)
+        ]
 
 
 @contextmanager
@@ -527,6 +529,32 @@ def test_what_is_recorded_by_hooks_and_finalizers_at_the_end_is_delivered_or_ref
         "in-a-module": "refused",
     }
     delivered_once(tmp_path, {"under-way", "before-ours"})
+
+
+def test_a_host_that_exits_from_a_signal_handler_once_more_while_it_ends_is_not_answered_with_a_traceback(
+    tmp_path,
+):
+    run(
+        """
+        class Slow(MemoryDestination):
+            def send(self, events):
+                time.sleep(60)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        agents = [Agent(data_dir, [Slow(name="ledger")], exit_timeout=30) for _ in range(2)]
+        for n, agent in enumerate(agents):
+            agent.add_activity("acme", f"u-{n}", "active").stored(30)
+        def impatient():
+            for _ in agents:
+                running = sum(agent.status()["running"] for agent in agents)
+                while sum(agent.status()["running"] for agent in agents) == running:
+                    time.sleep(0.01)
+                time.sleep(0.1)
+                os.kill(os.getpid(), signal.SIGTERM)
+        threading.Thread(target=impatient, daemon=True).start()
+        """,
+        tmp_path,
+    )
+    delivered_once(tmp_path, {"u-0", "u-1"})
 
 
 def test_an_agent_whose_first_event_comes_at_the_very_end_stores_it(tmp_path):
