@@ -150,7 +150,7 @@ class Intake:
     def orphan(self) -> None:
         """In a forked child: this and its journal are the parent's."""
         if self.journal is not None:
-            self.journal.let_go()
+            self.journal.orphan()
 
     def close(self) -> None:
         """Take no more events in. What was accepted stays for the spooler."""

@@ -71,7 +71,8 @@ def _after_fork() -> None:
 
 def _at_exit() -> None:
     for agent in list(_agents):
-        with _each_for_itself("at the end of the program"):
+        # A signal handler of the host may say `sys.exit` again meanwhile (gunicorn's do): that is under way.
+        with _each_for_itself("at the end of the program"), suppress(SystemExit):
             agent.ended()
 
 

@@ -10,11 +10,14 @@ import fcntl
 import itertools
 import mmap
 import os
+import sys
 import time
+import traceback
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -228,9 +231,20 @@ class Journal:
         return empty
 
     def let_go(self) -> None:
-        """Leave the file as it is: in a forked child it is the parent's, lock and all."""
+        """Leave the file as it is."""
         # It is unmapped, and its lock given back, when the last call that is writing to it lets go of it, too.
-        self._map(mmap.mmap(-1, self._size))
+        self._map(_nothing(self._size))
+
+    def orphan(self) -> None:
+        """In a forked child: the file is the parent's, lock and all, and must not be held open here."""
+        old = self._mapped
+        self.let_go()
+        # A call of another thread, cut off by the fork, would hold it and its lock for ever. One of this thread,
+        # out of which a signal handler forked, goes on and lets go of it.
+        callers = traceback.walk_stack(sys._getframe(1))  # noqa: SLF001  (the public way reads source files)
+        if not any(frame.f_code.co_filename == __file__ for frame, _ in callers):
+            with suppress(BufferError):
+                old.close()
 
 
 class _Routes(dict[tuple[str, ...], int]):
@@ -264,6 +278,12 @@ def make(data_dir: Path, events: int) -> Journal:
     raise OSError(errno.EAGAIN, f"{folder}: new files are taken away")
 
 
+@cache
+def _nothing(size: int) -> mmap.mmap:
+    """What a call that is late may write to. One for all: a process that forks again and again makes no more."""
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def _create(path: Path, size: int) -> tuple[mmap.mmap, int]:
     """A journal without events at *path*, locked for as long as it is mapped, and its inode."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -274,10 +294,8 @@ def _create(path: Path, size: int) -> tuple[mmap.mmap, int]:
         mapped = mmap.mmap(fd, size)
         with memoryview(mapped) as buffer:
             layout.write_head(buffer, (size - HEAD) // SLOT, time.time())
-        return (
-            mapped,
-            path.stat().st_ino,
-        )  # raises where it was taken for an abandoned one before it was locked
+        # The latter raises where it was taken for an abandoned one before it was locked.
+        return mapped, path.stat().st_ino
     except BlockingIOError:
         raise  # it was taken so just now
     except BaseException:

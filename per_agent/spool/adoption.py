@@ -11,7 +11,7 @@ from pathlib import Path
 
 from per_agent import failpoint, journal
 from per_agent.errors import SpoolError
-from per_agent.spool import audit, folder, trust
+from per_agent.spool import audit, folder, forks, trust
 from per_agent.spool.folder import Claim
 
 
@@ -34,11 +34,12 @@ def take_journals(data_dir: Path, lanes: Collection[str], place: Path) -> list[P
 
     Those that *lanes* can drain; to be recovered there. Returns where they lie now.
     """
-    return [
-        taken
-        for path in journal.abandoned(data_dir)
-        if journal.pending(path).keys() <= set(lanes) and (taken := journal.take(path, place)) is not None
-    ]
+    with forks.section():  # a child that is forked meanwhile would inherit the locks, and keep them
+        return [
+            taken
+            for path in journal.abandoned(data_dir)
+            if journal.pending(path).keys() <= set(lanes) and (taken := journal.take(path, place)) is not None
+        ]
 
 
 def abandoned(data_dir: Path, lanes: Collection[str], unusable: Collection[str] = ()) -> Iterator[Claim]:
