@@ -190,6 +190,7 @@ class Journal:
         for place in range(FIRST << SHIFT, end, layout.SLOT):
             if unpack(old, place + at) > unpack(new, place + at):
                 new[place : place + layout.SLOT] = old[place : place + layout.SLOT]
+        failpoint.reach("journal replaced")
 
     # The end
 
@@ -202,6 +203,7 @@ class Journal:
         if empty and self.in_place():
             with suppress(OSError):
                 self.path.unlink()
+                failpoint.reach("journal given up")
         self.let_go()
         return empty
 
@@ -248,7 +250,9 @@ def _create(path: Path, size: int) -> tuple[mmap.mmap, int]:
     try:
         # The mapping holds the file open, and so the lock is its own: it goes with it.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        failpoint.reach("journal file made")
         os.posix_fallocate(fd, 0, size)
+        failpoint.reach("journal sized")
         mapped = mmap.mmap(fd, size)
         with memoryview(mapped) as buffer:
             layout.write_head(buffer, (size >> SHIFT) - FIRST, time.time())

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from per_agent import failpoint
 from per_agent.ledger import exact, schema
 from per_agent.ledger.trouble import NotALedger
 
@@ -64,9 +65,11 @@ def _create(path: Path) -> None:
     path.parent.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR))
+    failpoint.reach("ledger file made")
     try:
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
+            failpoint.reach("ledger linked")
     finally:
         temporary.unlink()
     folder = os.open(path.parent, os.O_RDONLY)
@@ -116,4 +119,6 @@ def _build(connection: Connection) -> None:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+    failpoint.reach("ledger tables written")
     connection.execute("COMMIT")
+    failpoint.reach("ledger tables committed")

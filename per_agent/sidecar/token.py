@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+from per_agent import failpoint
 from per_agent.errors import ConfigError
 from per_agent.log import Log
 from per_agent.settings import Secret, Settings, token_path
@@ -50,8 +51,10 @@ def _make(path: Path) -> str:
         file.write(made + "\n")
         file.flush()
         os.fsync(file.fileno())
+    failpoint.reach("token written")
     try:
         os.link(partial, path)
+        failpoint.reach("token linked")
     except FileExistsError:
         return _read(path) or made
     finally:

@@ -85,7 +85,9 @@ class Disk:
         with suppress(FileExistsError):
             # SQLite gives its -wal and -shm files the mode of the database, and an empty file is a new database.
             os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            failpoint.reach("database made")
         self._cache = diskcache.Cache(str(folder), timeout=_BUSY_TIMEOUT, disk=RawDisk, **_SETTINGS)
+        failpoint.reach("database opened")
         self._connection: sqlite3.Connection | None = None
         self.disconnect()
         self.connect()

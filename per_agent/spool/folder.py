@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from per_agent import failpoint
 from per_agent.errors import SpoolError
 from per_agent.spool import forks
 
@@ -51,7 +52,9 @@ class Claim:
         """Delete the spool's folder and let go of it. It disappears at once or not at all."""
         going = self.folder.with_name(self.folder.name + _GOING)
         self.folder.rename(going)
+        failpoint.reach("spool renamed")
         shutil.rmtree(going, ignore_errors=True)
+        failpoint.reach("spool removed")
         self.release()
 
 
@@ -65,6 +68,7 @@ def sweep(data_dir: Path) -> None:
     for path in _folders(data_dir):
         if path.suffix == _GOING:
             shutil.rmtree(path, ignore_errors=True)
+            failpoint.reach("spool swept")
 
 
 def _folders(data_dir: Path) -> list[Path]:
@@ -86,6 +90,7 @@ def claim(folder: Path) -> Claim | None:
             # Between open and flock the folder may have been removed; then the lock is on a file without a name.
             if (folder / _LOCK).stat().st_ino == os.fstat(fd).st_ino:
                 forks.own_lock(fd)
+                failpoint.reach("spool locked")
                 return Claim(folder, fd)
         except OSError:
             pass
@@ -108,6 +113,7 @@ def create(data_dir: Path) -> Claim:
     while True:
         folder = parent / f"{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}"
         folder.mkdir(mode=0o700)
+        failpoint.reach("spool made")
         taken = claim(folder)
         if taken is not None:
             taken.fresh = True
@@ -135,6 +141,7 @@ def prepare(data_dir: Path) -> None:
     parent = data_dir / "spools"
     with suppress(FileExistsError):
         parent.mkdir(mode=0o700)
+        failpoint.reach("folders made")
         _sync_folder(data_dir)
 
 
@@ -142,5 +149,6 @@ def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+        failpoint.reach("folder synced")
     finally:
         os.close(fd)

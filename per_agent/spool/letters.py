@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import msgspec
 
+from per_agent import failpoint
 from per_agent.errors import SpoolError
 from per_agent.event import Progress
 from per_agent.settings import IntakeSettings, SpoolSettings
@@ -107,6 +108,7 @@ def _ask_holder(place: Path, request: _Request) -> int:
     try:
         asked.parent.mkdir(mode=0o700, exist_ok=True)
         _write(asked, msgspec.json.encode(request))
+        failpoint.reach("letters asked")
     except FileNotFoundError:
         return 0  # the spool was absorbed and removed just now: it held no letters
     deadline = time.monotonic() + _ANSWER_TIMEOUT
@@ -118,6 +120,7 @@ def _ask_holder(place: Path, request: _Request) -> int:
             )
         time.sleep(_LOOK_EVERY)
     changed: int = msgspec.json.decode(answered.read_bytes(), type=int)
+    failpoint.reach("answer fetched")
     answered.unlink(missing_ok=True)
     return changed
 
@@ -136,6 +139,7 @@ def answer_requests(
         taken = asked.with_suffix(".taken")
         try:
             asked.rename(taken)  # so that the next look does not find it again
+            failpoint.reach("letters taken")
             request = msgspec.json.decode(taken.read_bytes(), type=_Request)
         except (OSError, msgspec.MsgspecError):
             continue
@@ -143,6 +147,7 @@ def answer_requests(
         def answer(changed: int, taken: Path = taken) -> None:
             with suppress(OSError):  # the folder is gone or the disk is full: who asked gives up by the clock
                 _write(taken.with_suffix(".answer"), msgspec.json.encode(changed))
+                failpoint.reach("letters answered")
                 taken.unlink()
 
         post(request.apply, answer)
@@ -153,4 +158,5 @@ def _write(path: Path, content: bytes) -> None:
     partial = path.with_suffix(".partial")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(content)
+    failpoint.reach("file half written")
     partial.rename(path)
