@@ -19,7 +19,7 @@ from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import block as blocks
 from per_agent.spool import forks
-from per_agent.spool.disk import FILE
+from per_agent.spool.disk import FILE, has_no_tables
 from per_agent.spool.folder import held, spools
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking
 
@@ -140,7 +140,7 @@ def read(folder: Path) -> Snapshot | None:
     except msgspec.MsgspecError as error:
         raise SpoolError(f"{file}: cannot be read: {error}") from error
     except sqlite3.Error as error:
-        if not file.exists() or "no such table" in str(error):
+        if not file.exists() or has_no_tables(error):
             return None  # it is being made, or was removed just now
         raise SpoolError(f"{file}: cannot be read: {error}") from error
     return Snapshot(folder.name, folder, is_held, used, lanes, absorbed, dict(journaled), unreadable)
@@ -179,7 +179,7 @@ def pending(folder: Path) -> dict[str, int] | None:
     except FileNotFoundError:
         return {}  # claimed, and not yet made: its maker died in between
     except sqlite3.Error as error:
-        return {} if "no such table" in str(error) else None
+        return {} if has_no_tables(error) else None
     except (msgspec.MsgspecError, OSError):
         return None
     return {lane: count for lane, count in every.items() if count}
@@ -196,7 +196,7 @@ def absorbed(data_dir: Path) -> set[str] | None:
             with forks.section(), closing(_open(folder / FILE)) as database:
                 marks |= {key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}"))}
         except sqlite3.OperationalError as error:
-            if folder.exists() and "no such table" not in str(error) and os.access(folder, os.W_OK):
+            if folder.exists() and not has_no_tables(error) and os.access(folder, os.W_OK):
                 return None
         except (sqlite3.Error, OSError):
             continue

@@ -39,6 +39,16 @@ _BUSY_TIMEOUT: Final = 5.0  # seconds; a reader's checkpoint may hold the lock f
 FILE: Final = "cache.db"
 
 
+def has_no_tables(error: sqlite3.Error) -> bool:
+    """Whether *error*, met while reading, says that the database is still being made, or that its maker died over it.
+
+    It is set to use a write-ahead log before it has tables. Who dies over that leaves a rollback journal, which
+    a reader may not play back.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    return "no such table" in str(error) or code == sqlite3.SQLITE_READONLY_ROLLBACK
+
+
 class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
     """Keys are text, values are bytes, both as they are. Nothing is ever pickled or unpickled."""
 
