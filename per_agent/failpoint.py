@@ -31,6 +31,7 @@ POINTS: Final = frozenset(
         "journal sized",
         "journal made",
         "route half written",
+        "route written",
         "slot written",
         "part written",
         # and is stored

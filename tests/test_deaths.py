@@ -65,6 +65,7 @@ SCENARIOS = {
     "journal sized": Scenario(),
     "journal made": Scenario(),
     "route half written": Scenario("upstream", at=FIRST_TWO),
+    "route written": Scenario("upstream", at=FIRST_TWO),
     "slot written": Scenario(at=SOME),
     "part written": Scenario(at=SOME),
     "journal moved": Scenario(),

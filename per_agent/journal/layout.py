@@ -90,6 +90,7 @@ def add_route(buffer: memoryview, lanes: tuple[str, ...]) -> int | None:
     buffer[at + _ROUTE.size : at + _ROUTE.size + len(said)] = said
     failpoint.reach("route half written")
     _ROUTE.pack_into(buffer, at, len(said), zlib.crc32(said))
+    failpoint.reach("route written")
     return number
 
 
