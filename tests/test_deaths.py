@@ -1,6 +1,7 @@
 """Death at each step of durability: what `add_*` returned for is delivered, once, and the books balance."""
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ class World:
 
 
 _own = threading.local()
+_asking = threading.Lock()  # one command at a time
 _forkers: list[subprocess.Popen[bytes]] = []
 
 
@@ -247,7 +249,8 @@ ESTATES: dict[str, Callable[[World], None]] = {
 
 def assert_books_balance(world: World) -> None:
     """Right after a death, before anybody cleaned up."""
-    asked = Command(world.home)("books", "--json")
+    with _asking:
+        asked = Command(world.home)("books", "--json")
     assert asked.code == 0, asked.out + asked.err
     with closing_agent(Agent(world.data_dir)) as agent:
         assert all(books.balanced for books in agent.books().values())
@@ -284,7 +287,9 @@ def in_the_ledger(world: World) -> list[str]:
 def drain_to_the_ledger(world: World) -> None:
     """Another process takes over: what the calls returned for is counted, once."""
     ledger = Ledger()
-    with closing_agent(Agent(world.data_dir, [ledger], intake=INTAKE, spool=SPOOL, delivery=DELIVERY)) as agent:
+    with closing_agent(
+        Agent(world.data_dir, [ledger], intake=INTAKE, spool=SPOOL, delivery=DELIVERY)
+    ) as agent:
         meters = {name.split(":")[1] for name in world.noted("+")} - {"seat"} | {"calls"}
         for meter in meters:
             with contextlib.suppress(UpstreamError):  # it is there
@@ -309,12 +314,17 @@ def drain_to_the_upstream(world: World, upstream: UpstreamServer) -> None:
     destinations = [Per("token", url=world.url), PaymentKit(world.url, "key")]
     upstream.settings(meters={"late": "inactive"})
     before = set(upstream.score().identifiers)
-    with closing_agent(Agent(world.data_dir, destinations, intake=INTAKE, spool=SPOOL, delivery=DELIVERY)) as agent:
+    with closing_agent(
+        Agent(world.data_dir, destinations, intake=INTAKE, spool=SPOOL, delivery=DELIVERY)
+    ) as agent:
         agent.start(wait=True)
 
         def only_parked() -> bool:
             each = agent.statistics().destinations
-            return each["per"].books.pending == 0 and each["payment_kit"].books.pending == each["payment_kit"].parked
+            return (
+                each["per"].books.pending == 0
+                and each["payment_kit"].books.pending == each["payment_kit"].parked
+            )
 
         # What is in the journals and the spool is known once the first commit is done.
         until(lambda: agent._life.engine.spool.run(lambda _: True))
@@ -382,10 +392,20 @@ def go_on(world: World, upstream: UpstreamServer, how: Scenario) -> None:
             drain_to_the_ledger(world)
 
 
-def prepared(tmp_path: Path, upstream: UpstreamServer, legacy: Callable[[str, World], None], how: Scenario) -> World:
+def prepared(
+    tmp_path: Path, upstream: UpstreamServer, legacy: Callable[[str, World], None], how: Scenario
+) -> World:
     """A world with the estate that *how* begins with, and an upstream that has its rules."""
     world = World(tmp_path, upstream.url)
-    rules = [{"path": "*/meter-events", "method": "POST", "events": ["poison"], "status": 413, "body": {"error": "no"}}]
+    rules = [
+        {
+            "path": "*/meter-events",
+            "method": "POST",
+            "events": ["poison"],
+            "status": 413,
+            "body": {"error": "no"},
+        }
+    ]
     upstream.control(rules=rules, settings={"meters": {"late": "inactive"}})
     legacy(how.estate, world)
     if how.estate == "dead letters":
@@ -393,7 +413,13 @@ def prepared(tmp_path: Path, upstream: UpstreamServer, legacy: Callable[[str, Wo
     return world
 
 
-SINGLE = [pytest.param(point, nth, id=f"{point}:{nth}") for point in sorted(SCENARIOS) for nth in SCENARIOS[point].at]
+SINGLE = [
+    pytest.param(
+        point, nth, id=f"{point}:{nth}", marks=[pytest.mark.slow] if nth in SCENARIOS[point].at[1:-1] else []
+    )
+    for point in sorted(SCENARIOS)
+    for nth in SCENARIOS[point].at
+]
 
 
 @pytest.mark.parametrize(("point", "nth"), SINGLE)
@@ -425,3 +451,88 @@ def test_a_process_that_dies_while_its_database_is_made_stands_in_nobodys_way(tm
             shutil.copy(tmp_path / name, half_made / name)
     assert_books_balance(world)
     drain_to_the_ledger(world)
+
+
+# Deaths one after the other
+
+LEDGER = (
+    "spool locked", "database opened", "journal file made", "journal sized", "journal made", "route half written",
+    "route written", "slot written", "part written", "journal moved", "block written", "before commit",
+    "after commit", "slots released", "journal given up", "journal taken", "journal recovered", "journal removed",
+    "lane adopted", "books absorbed", "spool renamed", "spool removed", "spool swept", "before settle",
+    "after settle", "ledger written", "ledger committed",
+)  # fmt: skip
+UPSTREAM = ("slot written", "block written", "before commit", "after commit", "request sent", "answer read",
+            "before settle", "after settle", "dead letter written", "event parked", "events unparked")  # fmt: skip
+LETTERS = (
+    "file half written",
+    "letters asked",
+    "letters taken",
+    "letters requeued",
+    "letters answered",
+    "before commit",
+)
+AT_ONCE = 4  # worlds; most of their time they wait
+
+
+def pairs(points: Sequence[str], count: int) -> list[tuple[str, str]]:
+    seed = int(os.environ.get("PER_AGENT_TEST_SEED", random.randrange(2**32)))
+    print(f"seed {seed} (set PER_AGENT_TEST_SEED to repeat)")
+    every = list(itertools.product(points, repeat=2))
+    return random.Random(seed).sample(every, min(count, len(every)))
+
+
+def die_twice(world: World, upstream: UpstreamServer, how: Scenario, pair: tuple[str, str]) -> int:
+    """Die over both steps, one life after the other, and go on. Returns in how many lives death came."""
+    try:
+        ended = []
+        for point in pair:
+            ended.append(world.live(how.life, f"{point}:{how.at[0]}"))
+            assert ended[-1] in (KILLED, 0)  # what the first left undone, the second may not come to
+            assert_books_balance(world)
+        go_on(world, upstream, how)
+    except BaseException as error:
+        error.add_note(f"after deaths at {pair}")
+        raise
+    return ended.count(KILLED)
+
+
+def die_in_many_worlds(tmp_path, upstream, legacy, chosen):
+    how = Scenario("heir", "three spools")
+    worlds = []
+    for n, _ in enumerate(chosen):
+        (tmp_path / str(n)).mkdir()
+        worlds.append(prepared(tmp_path / str(n), upstream, legacy, how))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        deaths = list(
+            pool.map(
+                lambda each: die_twice(each[0], upstream, how, each[1]), zip(worlds, chosen, strict=True)
+            )
+        )
+    assert deaths.count(2) >= len(deaths) // 2, "most died twice"
+
+
+def test_two_deaths_over_what_others_left_lose_nothing_and_double_nothing(tmp_path, upstream, legacy):
+    die_in_many_worlds(tmp_path, upstream, legacy, pairs(LEDGER, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_very_many_pairs_of_deaths_over_what_others_left(tmp_path, upstream, legacy):
+    die_in_many_worlds(tmp_path, upstream, legacy, pairs(LEDGER, 60))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("life", "estate", "points"),
+    [("upstream", "nothing", UPSTREAM), ("requeue", "dead letters", LETTERS)],
+    ids=["upstream", "dead letters"],
+)
+def test_two_deaths_over_delivery_and_over_dead_letters(tmp_path, upstream, legacy, life, estate, points):
+    how = Scenario(life, estate)
+    for n, pair in enumerate(pairs(points, 8)):
+        (tmp_path / str(n)).mkdir()
+        upstream.reset()
+        die_twice(prepared(tmp_path / str(n), upstream, legacy, how), upstream, how, pair)

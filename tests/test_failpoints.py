@@ -30,10 +30,18 @@ Step = tuple[str, str, str]
 
 IN_THE_CALLER: dict[Step, tuple[str, str, str]] = {
     # a step that ends its function; and who comes to a point after calling which function
-    ("journal/journal.py", "Journal._writer.write", "pack"): ("journal/journal.py", "_dying.write_and_die", "write"),
+    ("journal/journal.py", "Journal._writer.write", "pack"): (
+        "journal/journal.py",
+        "_dying.write_and_die",
+        "write",
+    ),
     ("journal/journal.py", "Journal.release", "mapped[] ="): ("spool/inflow.py", "Inflow.written", "release"),
     ("journal/layout.py", "write_head", "buffer[] ="): ("journal/journal.py", "make", "_create"),
-    ("spool/store.py", "Store.transaction", "transaction"): ("spool/spooler.py", "Spooler._commit", "transaction"),
+    ("spool/store.py", "Store.transaction", "transaction"): (
+        "spool/spooler.py",
+        "Spooler._commit",
+        "transaction",
+    ),
     ("spool/disk.py", "Disk.transaction", "transact"): ("spool/spooler.py", "Spooler._commit", "transaction"),
     ("spool/letters.py", "_write", "rename"): ("spool/letters.py", "_ask_holder", "_write"),
 }
@@ -52,7 +60,11 @@ WITHOUT: dict[Step, str] = {
     ("journal/left.py", "set_aside", "rename"): "nothing calls it at present",
     ("ledger/connection.py", "_create", "mkdir"): _EMPTY,
     ("ledger/connection.py", "_create", "unlink"): _LAST,
-    ("ledger/connection.py", "_create", "fsync"): "for power loss: what a dead process did, the kernel keeps without it",
+    (
+        "ledger/connection.py",
+        "_create",
+        "fsync",
+    ): "for power loss: what a dead process did, the kernel keeps without it",
     ("ledger/connection.py", "_prepare", "COMMIT"): "it ends a transaction that has only read",
     ("sidecar/listeners.py", "_unix", "mkdir"): _EMPTY,
     ("sidecar/listeners.py", "_unix", "chmod"): _SOCKET,
@@ -63,13 +75,25 @@ WITHOUT: dict[Step, str] = {
     ("sidecar/token.py", "_make", "open"): _PARTIAL,
     ("sidecar/token.py", "_make", "file.write"): _PARTIAL,
     ("sidecar/token.py", "_make", "unlink"): _LAST,
-    ("spool/disk.py", "Disk.__init__", "mkdir"): "the folder is there: the lock that its claim holds lies in it",
+    (
+        "spool/disk.py",
+        "Disk.__init__",
+        "mkdir",
+    ): "the folder is there: the lock that its claim holds lies in it",
     ("spool/folder.py", "prepare", "mkdir"): _EMPTY,
-    ("spool/folder.py", "_cannot_lock", "open"): "it asks the file system for locks, in a folder that is given up",
+    (
+        "spool/folder.py",
+        "_cannot_lock",
+        "open",
+    ): "it asks the file system for locks, in a folder that is given up",
     ("spool/letters.py", "_write", "open"): _PARTIAL,
     ("spool/letters.py", "_ask_holder", "unlink"): _LAST,
     ("spool/letters.py", "answer_requests.answer", "unlink"): _LAST,
-    ("spool/transaction.py", "Transaction.set_aside", "rename"): "of a key, inside the transaction of a commit",
+    (
+        "spool/transaction.py",
+        "Transaction.set_aside",
+        "rename",
+    ): "of a key, inside the transaction of a commit",
 }
 
 
@@ -112,7 +136,10 @@ def found_in(module: str, function: ast.FunctionDef) -> list[Found]:
     """The steps and the points of *function*, in their order. A transaction's step is the end of its block."""
     nodes = list(_own_nodes(function))
     ends = {
-        item.context_expr: node.end_lineno for node in nodes if isinstance(node, ast.With) for item in node.items
+        item.context_expr: node.end_lineno
+        for node in nodes
+        if isinstance(node, ast.With)
+        for item in node.items
     }
     found = []
     for node in nodes:
@@ -130,7 +157,11 @@ def found_in(module: str, function: ast.FunctionDef) -> list[Found]:
 def _step(call: ast.Call) -> str | None:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
     on = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
-    words = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    words = [
+        node.value
+        for node in ast.walk(call)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
     if name in STEPS or (name in ONLY_OF_OS and on == "os"):
         return name
     if name == "write" and on == "file":
@@ -138,9 +169,13 @@ def _step(call: ast.Call) -> str | None:
     if name == "replace" and len(call.args) == 1 and not call.keywords:  # a path's: a text's takes two
         return name
     if name == "open" or ast.unparse(call.func) == "open":
-        creates = "O_CREAT" in ast.unparse(call) or any(set("wax+") & set(word) for word in words[:2] if len(word) <= 3)
+        creates = "O_CREAT" in ast.unparse(call) or any(
+            set("wax+") & set(word) for word in words[:2] if len(word) <= 3
+        )
         return "open" if creates else None
-    if name in ("execute", "_sql") and any(word.startswith("COMMIT") or "wal_checkpoint" in word for word in words):
+    if name in ("execute", "_sql") and any(
+        word.startswith("COMMIT") or "wal_checkpoint" in word for word in words
+    ):
         return "COMMIT" if "COMMIT" in words else "wal_checkpoint"
     return None
 
@@ -174,8 +209,12 @@ def without_a_point() -> set[Step]:
 
 def test_a_new_step_of_durability_has_a_failpoint_behind_it():
     bare = without_a_point()
-    assert bare - IN_THE_CALLER.keys() - WITHOUT.keys() == set(), "each needs a point, and a death in test_deaths.py"
-    assert (IN_THE_CALLER.keys() | WITHOUT.keys()) - bare == set(), "what is excused is there and has no point"
+    assert bare - IN_THE_CALLER.keys() - WITHOUT.keys() == set(), (
+        "each needs a point, and a death in test_deaths.py"
+    )
+    assert (IN_THE_CALLER.keys() | WITHOUT.keys()) - bare == set(), (
+        "what is excused is there and has no point"
+    )
 
 
 def test_a_step_that_ends_its_function_has_its_point_where_that_is_called():
@@ -197,13 +236,18 @@ def test_the_points_are_those_that_the_source_comes_to():
     reached = set()
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("failpoint.reach", "failpoint.armed"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "failpoint.reach",
+                "failpoint.armed",
+            ):
                 reached.add(ast.literal_eval(node.args[0]))
     assert reached == POINTS
 
 
 def test_the_source_has_the_steps_that_this_reads_from_it():
-    steps = {(module, event.what) for module, _, function in functions() for event in found_in(module, function)}
+    steps = {
+        (module, event.what) for module, _, function in functions() for event in found_in(module, function)
+    }
     # One of each kind, so that a reader of the source that has gone blind is seen.
     assert steps >= {
         ("journal/journal.py", "posix_fallocate"),
