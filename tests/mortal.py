@@ -21,6 +21,7 @@ from waiting import until
 
 from per_agent import (
     Agent,
+    BufferFull,
     DeliverySettings,
     IntakeSettings,
     Ledger,
@@ -63,7 +64,7 @@ class Life:
                 receipt = agent.add_meter_event(
                     kind, customer_id="cus", value=1, identifier=name, metadata=metadata
                 )
-        except SpoolFull:
+        except (BufferFull, SpoolFull):
             os.write(self._notes, f"-{name}\n".encode())
             raise
         os.write(self._notes, f"={name}\n".encode())
@@ -146,7 +147,7 @@ def full(life: Life) -> None:
     spool = SpoolSettings(max_bytes=1_000_000)
     agent = Agent(life.data_dir, [down()], intake=INTAKE, spool=spool, delivery=DELIVERY)
     while True:
-        with contextlib.suppress(SpoolFull):
+        with contextlib.suppress(BufferFull, SpoolFull):
             for _ in range(100):
                 life.record(agent, "calls", LONG)
         agent.flush(0.1)

@@ -105,6 +105,17 @@ SCENARIOS = {
 }
 
 
+HEIR = Scenario("heir", "three spools", at=(1, 2))
+BESIDES = {
+    # the same steps, of a process that takes over what others left
+    "block written": HEIR,
+    "before commit": HEIR,
+    "after commit": HEIR,
+    "before settle": HEIR,
+    "ledger committed": HEIR,
+}
+
+
 @dataclass
 class World:
     """A data folder, what was recorded in it, and the upstream, if any."""
@@ -413,18 +424,23 @@ def prepared(
     return world
 
 
+def _single(point: str, nth: int, how: Scenario) -> Any:
+    between = (
+        [pytest.mark.slow] if nth in how.at[1:-1] else []
+    )  # the first and the last are enough for each day
+    return pytest.param(point, nth, how, id=f"{how.life}-{point}:{nth}", marks=between)
+
+
 SINGLE = [
-    pytest.param(
-        point, nth, id=f"{point}:{nth}", marks=[pytest.mark.slow] if nth in SCENARIOS[point].at[1:-1] else []
-    )
-    for point in sorted(SCENARIOS)
-    for nth in SCENARIOS[point].at
+    _single(point, nth, how)
+    for scenarios in (SCENARIOS, BESIDES)
+    for point, how in sorted(scenarios.items())
+    for nth in how.at
 ]
 
 
-@pytest.mark.parametrize(("point", "nth"), SINGLE)
-def test_a_death_at_any_step_loses_nothing_and_doubles_nothing(tmp_path, upstream, legacy, point, nth):
-    how = SCENARIOS[point]
+@pytest.mark.parametrize(("point", "nth", "how"), SINGLE)
+def test_a_death_at_any_step_loses_nothing_and_doubles_nothing(tmp_path, upstream, legacy, point, nth, how):
     world = prepared(tmp_path, upstream, legacy, how)
     assert world.live(how.life, f"{point}:{nth}") == KILLED, "it came to that step, and died there"
     assert_books_balance(world)
@@ -498,16 +514,15 @@ def die_twice(world: World, upstream: UpstreamServer, how: Scenario, pair: tuple
 
 
 def die_in_many_worlds(tmp_path, upstream, legacy, chosen):
-    how = Scenario("heir", "three spools")
     worlds = []
     for n, _ in enumerate(chosen):
         (tmp_path / str(n)).mkdir()
-        worlds.append(prepared(tmp_path / str(n), upstream, legacy, how))
+        worlds.append(prepared(tmp_path / str(n), upstream, legacy, HEIR))
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         deaths = list(
             pool.map(
-                lambda each: die_twice(each[0], upstream, how, each[1]), zip(worlds, chosen, strict=True)
+                lambda each: die_twice(each[0], upstream, HEIR, each[1]), zip(worlds, chosen, strict=True)
             )
         )
     assert deaths.count(2) >= len(deaths) // 2, "most died twice"

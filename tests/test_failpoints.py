@@ -147,8 +147,9 @@ def found_in(module: str, function: ast.FunctionDef) -> list[Found]:
             if ast.unparse(node.func) == "failpoint.reach":
                 found.append(Found(node.lineno, node.col_offset, node.args[0].value, point=True))
             elif (what := _step(node)) or (what := _writes_to_mapping(module, node)):
-                line = ends.get(node, node.lineno) if what.startswith("transact") else node.lineno
-                found.append(Found(line or node.lineno, node.col_offset, what, point=False))
+                end = ends.get(node) if what.startswith("transact") else None
+                place = (node.lineno, node.col_offset) if end is None else (end, 10_000)
+                found.append(Found(*place, what, point=False))
         elif isinstance(node, ast.Assign) and (what := _assigns_to_mapping(module, node)):
             found.append(Found(node.lineno, node.col_offset, what, point=False))
     return sorted(found)
