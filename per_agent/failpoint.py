@@ -13,8 +13,25 @@ ENVIRONMENT: Final = "PER_AGENT_TEST_DIE_AT"
 
 POINTS: Final = frozenset(
     {
+        # the folders, the files and the tables are made
+        "folders made",
+        "folder synced",
+        "spool made",
+        "spool locked",
+        "database made",
+        "database opened",
+        "ledger file made",
+        "ledger linked",
+        "ledger tables written",
+        "ledger tables committed",
+        "token written",
+        "token linked",
         # an event comes in
+        "journal file made",
+        "journal sized",
         "journal made",
+        "route half written",
+        "route written",
         "slot written",
         "part written",
         # and is stored
@@ -22,23 +39,37 @@ POINTS: Final = frozenset(
         "block written",
         "before commit",
         "after commit",
+        "committed alone",
         "slots released",
+        "journal replaced",
+        "journal given up",
         # what a dead process left is found again
         "journal taken",
         "journal recovered",
         "journal removed",
         "lane adopted",
         "books absorbed",
+        "spool renamed",
         "spool removed",
+        "spool swept",
         # it is delivered
         "request sent",
         "answer read",
         "before settle",
         "dead letter written",
         "event parked",
+        "events unparked",
         "after settle",
         "ledger written",
         "ledger committed",
+        # somebody asks for a change of the dead letters
+        "file half written",
+        "letters asked",
+        "letters taken",
+        "letters requeued",
+        "letters purged",
+        "letters answered",
+        "answer fetched",
         # and the disk is kept small
         "checkpoint",
     }

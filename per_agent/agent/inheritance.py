@@ -105,7 +105,6 @@ class Inheritance:
         def absorbed(_: object) -> None:
             failpoint.reach("books absorbed")
             claim.remove()
-            failpoint.reach("spool removed")
             self._own.post(lambda changes: changes.forget(claim.id))
 
         self._own.post(lambda changes: changes.absorb(claim.id, books), absorbed)

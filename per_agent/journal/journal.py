@@ -215,6 +215,7 @@ class Journal:
         for place in range(HEAD, end, SLOT):
             if unpack(old, place + at) > unpack(new, place + at):
                 new[place : place + SLOT] = old[place : place + SLOT]
+        failpoint.reach("journal replaced")
 
     # The end
 
@@ -227,6 +228,7 @@ class Journal:
         if empty and self.in_place():
             with suppress(OSError):
                 self.path.unlink()
+                failpoint.reach("journal given up")
         self.let_go()
         return empty
 
@@ -290,7 +292,9 @@ def _create(path: Path, size: int) -> tuple[mmap.mmap, int]:
     try:
         # The mapping holds the file open, and so the lock is its own: it goes with it.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        failpoint.reach("journal file made")
         os.posix_fallocate(fd, 0, size)
+        failpoint.reach("journal sized")
         mapped = mmap.mmap(fd, size)
         with memoryview(mapped) as buffer:
             layout.write_head(buffer, (size - HEAD) // SLOT, time.time())

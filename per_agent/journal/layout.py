@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from per_agent import failpoint
 from per_agent.errors import SpoolCorrupt
 
 FORMAT: Final = 1
@@ -89,7 +90,9 @@ def add_route(buffer: memoryview, lanes: tuple[str, ...]) -> int | None:
     if number >= ROUTES or at + _ROUTE.size + len(said) > HEAD:
         return None
     buffer[at + _ROUTE.size : at + _ROUTE.size + len(said)] = said
+    failpoint.reach("route half written")
     _ROUTE.pack_into(buffer, at, len(said), zlib.crc32(said))
+    failpoint.reach("route written")
     return number
 
 

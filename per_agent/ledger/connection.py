@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from per_agent import files
+from per_agent import failpoint, files
 from per_agent.ledger import exact, schema
 from per_agent.ledger.trouble import NotALedger
 
@@ -66,9 +66,11 @@ def _create(path: Path) -> None:
     files.make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     os.close(files.create(temporary))
+    failpoint.reach("ledger file made")
     try:
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
+            failpoint.reach("ledger linked")
     finally:
         temporary.unlink(missing_ok=True)  # another process may have taken it for one that was left behind
     folder = os.open(path.parent, os.O_RDONLY)
@@ -148,4 +150,6 @@ def _build(connection: Connection) -> None:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+    failpoint.reach("ledger tables written")
     connection.execute("COMMIT")
+    failpoint.reach("ledger tables committed")

@@ -5,7 +5,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from per_agent import files
+from per_agent import failpoint, files
 from per_agent.errors import ConfigError
 from per_agent.log import Log
 from per_agent.settings import Secret, Settings, token_path
@@ -52,8 +52,10 @@ def _make(path: Path) -> str:
         file.write(made + "\n")
         file.flush()
         os.fsync(file.fileno())
+    failpoint.reach("token written")
     try:
         os.link(partial, path)
+        failpoint.reach("token linked")
     except FileExistsError:
         return _read(path) or made
     finally:

@@ -17,7 +17,7 @@ from per_agent.errors import SpoolError
 from per_agent.spool import forks, trust
 from per_agent.spool.ballast import Ballast
 from per_agent.spool.damage import certain
-from per_agent.spool.disk import FILE
+from per_agent.spool.disk import FILE, has_no_tables
 from per_agent.spool.folder import held, spools
 from per_agent.spool.lanes import END, READ, Lane, books_of, lane_of, lanes_of, one, opened
 from per_agent.spool.recovery import in_journals
@@ -113,7 +113,7 @@ def read(folder: Path) -> Snapshot | None:
     except sqlite3.Error as error:
         if certain(error):
             raise Unread(f"{file}: {_DAMAGED}: {error}") from error
-        if not file.exists() or "no such table" in str(error):
+        if not file.exists() or has_no_tables(error):
             return None  # it is being made, or was removed just now
         raise SpoolError(f"{file}: cannot be read: {error}") from error
     reserve = Ballast(folder)
@@ -150,7 +150,7 @@ def pending(folder: Path) -> dict[str, int] | None:
     except FileNotFoundError:
         return {}  # claimed, and not yet made: its maker died in between
     except sqlite3.Error as error:
-        return {} if "no such table" in str(error) else None
+        return {} if has_no_tables(error) else None
     except (msgspec.MsgspecError, ValueError, TypeError, OSError, SpoolError):
         return None
     return {lane: count for lane, count in every.items() if count}
@@ -169,7 +169,7 @@ def absorbed(data_dir: Path) -> set[str] | None:
             with forks.section(), closing(opened(folder / FILE)) as database:
                 marks |= {key[2:] for key, _ in database.execute(READ, ("a/", f"a/{END}"))}
         except sqlite3.OperationalError as error:
-            if folder.exists() and "no such table" not in str(error) and os.access(folder, os.W_OK):
+            if folder.exists() and not has_no_tables(error) and os.access(folder, os.W_OK):
                 return None
         except (sqlite3.Error, OSError):
             continue

@@ -57,6 +57,16 @@ def check_files(database: Path) -> None:
             raise SpoolError(f"{file}: {problem}")
 
 
+def has_no_tables(error: sqlite3.Error) -> bool:
+    """Whether *error*, met while reading, says that the database is still being made, or that its maker died over it.
+
+    It is set to use a write-ahead log before it has tables. Who dies over that leaves a rollback journal, which
+    a reader may not play back.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    return "no such table" in str(error) or code == sqlite3.SQLITE_READONLY_ROLLBACK
+
+
 class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
     """Keys are text, values are bytes, both as they are. Nothing is ever pickled or unpickled."""
 
@@ -103,9 +113,11 @@ class Disk:
         with suppress(FileExistsError):
             # SQLite gives its -wal and -shm files the mode of the database, and an empty file is a new database.
             os.close(files.create(self.file))
+            failpoint.reach("database made")
         check_files(self.file)
         self._forget_strange_settings()
         self._cache = diskcache.Cache(str(folder), timeout=_BUSY_TIMEOUT, disk=RawDisk, **_SETTINGS)
+        failpoint.reach("database opened")
         self._connection: sqlite3.Connection | None = None
         self.disconnect()
         self.connect()

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from per_agent import files
+from per_agent import failpoint, files
 from per_agent.errors import SpoolError
 from per_agent.spool import forks, trust
 from per_agent.spool.trust import LOCK
@@ -64,7 +64,9 @@ class Claim:
         """Delete the spool's folder and let go of it. It disappears at once or not at all."""
         going = self.folder.with_name(self.folder.name + _GOING)
         self.folder.rename(going)
+        failpoint.reach("spool renamed")
         shutil.rmtree(going, ignore_errors=True)
+        failpoint.reach("spool removed")
         self.release()
 
 
@@ -78,6 +80,7 @@ def sweep(data_dir: Path) -> None:
     for path in _folders(data_dir):
         if path.suffix == _GOING:
             shutil.rmtree(path, ignore_errors=True)
+            failpoint.reach("spool swept")
 
 
 def _folders(data_dir: Path) -> list[Path]:
@@ -104,6 +107,7 @@ def claim(folder: Path) -> Claim | None:
             # Between open and flock the folder may have been removed; then the lock is on a file without a name.
             if is_ours and (folder / LOCK).stat().st_ino == found.st_ino:
                 forks.own_lock(fd)
+                failpoint.reach("spool locked")
                 return Claim(folder, fd)
         except OSError:
             pass
@@ -126,6 +130,7 @@ def create(data_dir: Path) -> Claim:
     while True:
         folder = parent / f"{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}"
         folder.mkdir(mode=0o700)
+        failpoint.reach("spool made")
         taken = claim(folder)
         if taken is not None:
             taken.fresh = True
@@ -154,6 +159,7 @@ def prepare(data_dir: Path) -> None:
     trust.check_link(parent)
     with suppress(FileExistsError):
         parent.mkdir(mode=0o700)
+        failpoint.reach("folders made")
         _sync_folder(data_dir)
     trust.tell_of_others(data_dir)
 
@@ -162,5 +168,6 @@ def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+        failpoint.reach("folder synced")
     finally:
         os.close(fd)

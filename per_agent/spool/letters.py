@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
-from per_agent import files
+from per_agent import failpoint, files
 from per_agent.errors import SpoolError
 from per_agent.event import Progress
 from per_agent.settings import IntakeSettings, SpoolSettings
@@ -110,6 +110,7 @@ def _ask_holder(place: Path, request: _Request) -> int:
     try:
         _make_requests(place)
         _write(asked, msgspec.json.encode(request))
+        failpoint.reach("letters asked")
     except FileNotFoundError:
         return 0  # the spool was absorbed and removed just now: it held no letters
     except OSError as error:
@@ -128,6 +129,7 @@ def _ask_holder(place: Path, request: _Request) -> int:
         changed: int = msgspec.json.decode(files.read(answered, _LONGEST), type=int)
     except (OSError, msgspec.MsgspecError) as error:
         raise SpoolError(f"{answered}: is no answer: {error}") from error
+    failpoint.reach("answer fetched")
     answered.unlink(missing_ok=True)
     return changed
 
@@ -159,6 +161,7 @@ def answer_requests(
         taken = asked.with_suffix(".taken")
         try:
             asked.rename(taken)  # so that the next look does not find it again
+            failpoint.reach("letters taken")
             request = msgspec.json.decode(files.read(taken, _LONGEST), type=_Request)
         except (OSError, msgspec.MsgspecError):
             continue
@@ -166,6 +169,7 @@ def answer_requests(
         def answer(changed: int, taken: Path = taken) -> None:
             with suppress(OSError):  # the folder is gone or the disk is full: who asked gives up by the clock
                 _write(taken.with_suffix(".answer"), msgspec.json.encode(changed))
+                failpoint.reach("letters answered")
                 taken.unlink()
 
         post(request.apply, answer)
@@ -180,4 +184,5 @@ def _write(path: Path, content: bytes) -> None:
             owner = path.parent.stat()
             os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         file.write(content)
+    failpoint.reach("file half written")
     partial.rename(path)

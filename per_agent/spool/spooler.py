@@ -263,6 +263,7 @@ class Spooler:
             try:
                 with store.transaction() as changes:
                     result = work.apply(changes)
+                failpoint.reach("committed alone")
             except SpoolCorrupt as error:
                 work.fail(error)
             except STORAGE_TROUBLE as error:

@@ -171,6 +171,7 @@ class Transaction:
             self._parked[lane] -= events_in(packed)
             self._disk.set(f"l/{lane}/b/{parked[len(prefix) :]}", packed)
             self._disk.delete(parked)
+            failpoint.reach("events unparked")
         if len(found) < _UNPARK_BLOCKS:
             self._disk.delete(parking_key(lane, key))
             return True
@@ -216,12 +217,14 @@ class Transaction:
         block_id = BlockId(self._next())
         made_at = time.time()
         self._disk.set(f"l/{lane}/b/{block_id}", blocks.pack(events, made_at))
+        failpoint.reach("letters requeued")
         self._count(lane, dead=-len(events), pending=len(events))
         return [Block(lane, block_id, events, made_at)]
 
     def purge(self, lane: str, numbers: Sequence[int]) -> int:
         """Delete dead letters for good. They stay counted as dead, and are counted as purged."""
         purged = sum(1 for number in numbers if self._disk.delete(f"l/{lane}/x/{number:012x}"))
+        failpoint.reach("letters purged")
         self._count(lane, purged=purged)
         return purged
 
