@@ -59,6 +59,7 @@ class Intake:
         self._mark = 1
         self.since = time.time()
         """When it was last seen that an event waits, in epoch seconds."""
+        self._orphaned = False
         self._closed = False
         self._sealed = False
         self._refusal: PerAgentError | None = None
@@ -131,6 +132,8 @@ class Intake:
         if self._journals.setdefault("own", made) is made:
             self._keep = made.write
             self.journal_trouble = None
+            if self._orphaned:  # a signal handler forked while it was made: it is the parent's
+                made.let_go()
         else:
             made.close()
 
@@ -141,6 +144,7 @@ class Intake:
 
     def orphan(self) -> None:
         """In a forked child: this and its journal are the parent's."""
+        self._orphaned = True
         if self.journal is not None:
             self.journal.let_go()
 

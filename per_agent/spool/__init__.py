@@ -1,10 +1,11 @@
 """The durable queue of one process: the only thing that intake and courier share."""
 
 from per_agent.spool.adoption import abandoned, own, still_there, take_journals
-from per_agent.spool.audit import Lane, Snapshot, loose, snapshots
+from per_agent.spool.audit import Lane, Snapshot, snapshots
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.folder import Claim
 from per_agent.spool.inflow import by_lane
+from per_agent.spool.journaled import loose
 from per_agent.spool.letters import DeadLetters, answer_requests
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking, Settlement
 from per_agent.spool.spool import Spool

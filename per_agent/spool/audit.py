@@ -6,22 +6,22 @@ the books were written beside them, transaction by transaction.
 
 import os
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from per_agent import journal
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import block as blocks
 from per_agent.spool import forks
 from per_agent.spool.disk import FILE
 from per_agent.spool.folder import held, spools
+from per_agent.spool.journaled import journaled
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking
+from per_agent.spool.transaction import MISSING, UNREADABLE
 
 _READ: Final = "SELECT key, value FROM Cache WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
 _HEADS: Final = (
@@ -89,9 +89,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     Attributes:
         held: whether a process uses it.
         absorbed: spools counted in its books.
-        journaled: for each lane, events that its dead holder accepted and did not store: they are in a journal,
+        journaled: for each lane, events that a dead holder accepted and did not store: they are in a journal,
             and in no books yet.
-        unreadable: slots of journals that were not what was written.
+        unreadable: slots of journals that were not what was written, or not there any more.
+        unknown: journals that lie there and cannot be read, as by a later version's.
     """
 
     id: str
@@ -102,6 +103,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     absorbed: tuple[str, ...]
     journaled: dict[str, int]
     unreadable: int
+    unknown: int
 
 
 def snapshots(data_dir: Path) -> list[Snapshot]:
@@ -130,9 +132,8 @@ def read(folder: Path) -> Snapshot | None:
             database.execute("BEGIN")  # one moment for all that is read
             lanes = {lane: _lane(database, lane) for lane in _lanes(database)}
             absorbed = tuple(key[2:] for key, _ in database.execute(_READ, ("a/", f"a/{_END}")))
-            is_held = held(folder)
-            journaled = Counter() if is_held else _journaled(database, folder)
-            unreadable = len(database.execute(_READ, ("u/", f"u/{_END}")).fetchall())
+            in_journals, unknown = journaled(folder, lambda name: _one(database, f"j/{name}"))
+            unreadable = _unreadable(database)
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -143,29 +144,9 @@ def read(folder: Path) -> Snapshot | None:
         if not file.exists() or "no such table" in str(error):
             return None  # it is being made, or was removed just now
         raise SpoolError(f"{file}: cannot be read: {error}") from error
-    return Snapshot(folder.name, folder, is_held, used, lanes, absorbed, dict(journaled), unreadable)
-
-
-def loose(data_dir: Path) -> dict[str, int]:
-    """For each lane, the events of processes that died before they had a spool: they are in journals only."""
-    counts: Counter[str] = Counter()
-    for path in journal.abandoned(data_dir):
-        with suppress(SpoolCorrupt):
-            for event in journal.read(path).events:
-                counts.update(event.lanes)
-    return dict(counts)
-
-
-def _journaled(database: sqlite3.Connection, folder: Path) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for path in journal.files(folder):
-        with suppress(SpoolCorrupt, msgspec.MsgspecError):
-            left = journal.read(path)
-            stored = journal.Stamps.decode(_one(database, f"j/{left.id}"))
-            for event in left.events:
-                if not all(number in stored for number in event.numbers):
-                    counts.update(event.lanes)
-    return counts
+    return Snapshot(
+        folder.name, folder, held(folder), used, lanes, absorbed, in_journals, unreadable, unknown
+    )
 
 
 def pending(folder: Path) -> dict[str, int] | None:
@@ -260,6 +241,13 @@ def _one(database: sqlite3.Connection, key: str) -> bytes | None:
         "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", (key,)
     ).fetchone()
     return None if row is None else bytes(row[0])
+
+
+def _unreadable(database: sqlite3.Connection) -> int:
+    return sum(
+        int.from_bytes(value, "big") if key.endswith(f"/{MISSING}") else 1
+        for key, value in database.execute(_READ, (UNREADABLE, f"{UNREADABLE}{_END}"))
+    )
 
 
 def _books(database: sqlite3.Connection, lane: str) -> Books:

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from per_agent import failpoint, journal
-from per_agent.journal import Left
+from per_agent.journal import Left, Stamps
 from per_agent.log import Log
 from per_agent.spool.transaction import Transaction
 
 
 class Recovered(NamedTuple):
-    """What became of one journal: how many of its events are new here, and what was found."""
+    """What became of one journal: how many of its events are new here, how many slots are lost, what was found."""
 
     events: int
+    lost: int
     left: Left
 
 
@@ -41,12 +42,20 @@ class Recovery:
             encoded = [event.encoded for event in events]
             for at in range(0, len(encoded), self._block_events):
                 changes.append(lanes, encoded[at : at + self._block_events], made_at)
-        for number, found in left.damaged:
-            changes.keep_unreadable(left.id, number, found)
+        lost = self._lost(left, stored)
+        for at, found in lost:
+            changes.keep_unreadable(left.id, at, found)
+        changes.note_missing(left.id, left.missing)
         if fresh:
             numbers = (number for event in fresh for number in event.numbers)
             changes.note_journaled(left.id, stored.plus(numbers))
-        return Recovered(len(fresh), left)
+        return Recovered(len(fresh), len(lost), left)
+
+    def _lost(self, left: Left, stored: Stamps) -> list[tuple[int, bytes]]:
+        """The slots that are not what was written, and what is left of events that lost one of their parts."""
+        if not (left.damaged or left.missing):
+            return []
+        return left.damaged + [(slot.at, slot.payload) for slot in left.cut if slot.number not in stored]
 
     def done(self, recovered: Recovered) -> None:
         """It is committed: the file has nothing more to give."""
@@ -54,10 +63,10 @@ class Recovery:
         left = recovered.left
         if recovered.events:
             self._log.info("events of a process that died were recovered", events=recovered.events)
-        if left.damaged or left.missing:
+        if recovered.lost or left.missing:
             self._log.error(
                 "a part of a journal is not what was written: its events are lost, and what is there is kept",
-                slots_damaged=len(left.damaged),
+                slots_damaged=recovered.lost,
                 slots_missing=left.missing,
                 journal=left.id,
             )

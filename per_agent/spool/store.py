@@ -38,7 +38,7 @@ from per_agent.spool import forks
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.disk import Disk
 from per_agent.spool.records import Parking
-from per_agent.spool.transaction import END, SEQ, Known, Transaction, events_in, parked_prefix
+from per_agent.spool.transaction import END, SEQ, UNREADABLE, Known, Transaction, events_in, parked_prefix
 
 _books_of = msgspec.msgpack.Decoder(Books).decode
 _parking_of = msgspec.msgpack.Decoder(Parking).decode
@@ -72,6 +72,7 @@ class Store:
             {lane: self._read_books(lane) for lane in lanes},
             {lane: self._read_parked(lane) for lane in lanes},
             {lane: self._read_damaged(lane) for lane in lanes},
+            unreadable=bool(self._disk.keys(UNREADABLE, f"{UNREADABLE}{END}", 1)),
         )
         self.marks = frozenset(key[2:] for key in self._disk.keys("a/", f"a/{END}", -1))
         self.journals = frozenset(key[2:] for key in self._disk.keys("j/", f"j/{END}", -1))

@@ -20,6 +20,8 @@ from per_agent.spool.records import DeadLetter, Parking, Settlement
 END: Final = "\x7f"
 """Sorts after every character of a key."""
 SEQ: Final = "m/seq"
+UNREADABLE: Final = "u/"
+MISSING: Final = "missing"
 _UNPARK_BLOCKS: Final = 64  # blocks moved in one transaction, so that the commit stays short
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -34,17 +36,25 @@ class Known:
         books: the books of each lane.
         parked: the events of each lane that are parked.
         damaged: those known to be lost with damaged blocks.
+        unreadable: whether something is kept of journals that were not what was written.
     """
 
-    __slots__ = ("books", "damaged", "parked", "seq")
+    __slots__ = ("books", "damaged", "parked", "seq", "unreadable")
 
     def __init__(
-        self, seq: int, books: dict[str, Books], parked: dict[str, int], damaged: dict[str, int]
+        self,
+        seq: int,
+        books: dict[str, Books],
+        parked: dict[str, int],
+        damaged: dict[str, int],
+        *,
+        unreadable: bool,
     ) -> None:
         self.seq = seq
         self.books = books
         self.parked = parked
         self.damaged = damaged
+        self.unreadable = unreadable
 
 
 class Transaction:
@@ -59,6 +69,7 @@ class Transaction:
         self._parked: Counter[str] = Counter()
         self._damaged: Counter[str] = Counter()
         self._moved = False
+        self._unreadable = known.unreadable
 
     # What comes in
 
@@ -94,9 +105,16 @@ class Transaction:
             if key[2:] not in journals:
                 self._disk.delete(key)
 
-    def keep_unreadable(self, journal: str, slot: int, found: bytes) -> None:
-        """Keep the bytes of a slot that is not what was written, for a person to look at."""
-        self._disk.set(f"u/{journal}/{slot:08x}", found)
+    def keep_unreadable(self, journal: str, at: int, found: bytes) -> None:
+        """Keep the bytes of the slot *at* that is not what was written, for a person to look at."""
+        self._disk.set(f"{UNREADABLE}{journal}/{at:08x}", found)
+        self._unreadable = True
+
+    def note_missing(self, journal: str, slots: int) -> None:
+        """Keep how many slots the file of *journal* was short of."""
+        if slots:
+            self._disk.set(f"{UNREADABLE}{journal}/{MISSING}", slots.to_bytes(8, "big"))
+            self._unreadable = True
 
     # What goes out
 
@@ -248,6 +266,7 @@ class Transaction:
     def committed(self) -> None:
         self._known.books.update(self._books)
         self._known.seq = self._seq
+        self._known.unreadable = self._unreadable
         for lane, more in self._parked.items():
             self._known.parked[lane] = self._known.parked.get(lane, 0) + more
         for lane, more in self._damaged.items():
