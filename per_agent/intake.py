@@ -135,7 +135,7 @@ class Intake:
             if self._orphaned:  # a signal handler forked while it was made: it is the parent's
                 made.let_go()
         else:
-            made.close()
+            made.remove()
 
     def _keep_first(self, encoded: bytes, lanes: tuple[str, ...]) -> Place:
         self.open_journal()

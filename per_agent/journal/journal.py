@@ -177,11 +177,6 @@ class Journal:
         except IndexError:
             return self._size
 
-    @property
-    def empty(self) -> bool:
-        """Whether no slot is taken, as far as the file says."""
-        return not self._mapped[HEAD + layout.STATE_AT :: SLOT].strip(b"\0")
-
     # Where it lies: for the spooler's thread
 
     def in_place(self) -> bool:
@@ -219,20 +214,19 @@ class Journal:
 
     # The end
 
-    def close(self) -> bool:
-        """Give the file up, and delete it if nothing is in it. False: something is, for the next to recover.
+    def remove(self) -> None:
+        """Give the file up and delete it: all that was accepted is stored, and nothing may be accepted any more.
 
-        Nothing may be accepted any more. A call that is late writes into nothing, and finds out by itself.
+        What may still be in it is of calls that an exception cut off, or that are late and are told so. Such a
+        one writes into nothing.
         """
-        empty = self.empty
-        if empty and self.in_place():
+        if self.in_place():
             with suppress(OSError):
                 self.path.unlink()
         self.let_go()
-        return empty
 
     def let_go(self) -> None:
-        """Leave the file as it is: in a forked child it is the parent's, lock and all."""
+        """Leave the file as it is, for who recovers it; in a forked child it is the parent's, lock and all."""
         file = self._mapped
         self._map(mmap.mmap(-1, self._size))
         with suppress(BufferError):  # a route is being added just now, and the file goes with that call
