@@ -32,7 +32,7 @@ from per_agent.journal.layout import (
     WHOLE,
 )
 
-_CHUNK: Final = 1024 * SLOT  # bytes of slots that are put on the stack at once
+_CHUNK: Final = 256 * SLOT  # bytes of slots that are put on the stack at once
 _LONGEST: Final = 512  # slots; the longest event takes 287
 _TRIES: Final = 8  # names: somebody may take a new file for an abandoned one before it is locked
 
