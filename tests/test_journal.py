@@ -295,11 +295,14 @@ def test_a_caller_that_a_full_journal_holds_up_goes_on_when_there_is_room(tmp_pa
     caller = threading.Thread(target=lambda: full.accept(long_event(1), ONE), daemon=True)
     caller.start()
     until(lambda: full.overflows["blocked"])
+    caller.join(0.2)
+    assert caller.is_alive()
     full.take(1)
     full.journal.release([first._place])
     full._progress.announce()
     caller.join(30)
     assert not caller.is_alive()
+    assert full.overflows["blocked"] == 1, "it slept meanwhile"
     assert [event.encoded[:10] for event in read(full.journal.path).events]
 
 

@@ -4,11 +4,12 @@ import os
 import random
 
 import pytest
+from waiting import until
 
-from per_agent import Agent, MemoryDestination
+from per_agent import Agent, MemoryDestination, SpoolSettings
 from per_agent.agent.overview import overview
 from per_agent.event import Activity, encode
-from per_agent.journal import FOLDER, make
+from per_agent.journal import make
 from per_agent.journal.layout import FREE, HEAD, SLOT, STATE_AT
 from per_agent.spool import snapshots
 
@@ -218,14 +219,17 @@ def test_what_is_kept_of_a_damaged_journal_stays_when_its_spool_is_adopted_and_d
     recovered(tmp_path)
     (damaged,) = snapshots(tmp_path)
     assert damaged.unreadable == 1
-    # Two agents at once: one has the damaged spool as its own, and when it ends the other adopts it.
-    first, second = (Agent(tmp_path, [MemoryDestination(name="m")]) for _ in range(2))
-    first.start(wait=True)
-    second.start(wait=True)
+    # Three agents at once: one has the damaged spool as its own, and when two end the third adopts theirs.
+    first, clean, last = (
+        Agent(tmp_path, [MemoryDestination(name="m")], spool=SpoolSettings(adopt_interval=0.1))
+        for _ in range(3)
+    )
+    for agent in (first, clean, last):
+        agent.start(wait=True)
+    sound = tmp_path / "spools" / clean.status()["spool"]["id"]
+    assert clean.close()
     assert first.close()
-    assert second.flush(30)
-    second._life.engine._tend()
-    second._life.engine._tend()
-    assert second.close()
+    until(lambda: len(last._life.engine.spools) == 2 and not sound.exists())
+    assert damaged.folder.exists()
+    assert last.close()
     assert told(tmp_path) == 1
-    assert not (tmp_path / FOLDER / path.name).exists()
