@@ -189,7 +189,7 @@ def _standing(
         books=total([{name: Books(unstored, pending=unstored)}, *({name: lane.books} for lane in lanes)])[
             name
         ],
-        waiting=sum(lane.waiting for lane in lanes),
+        waiting=sum((lane.waiting for lane in lanes), unstored),
         parked=sum(lane.parked for lane in lanes),
         letters=sum(lane.letters for lane in lanes),
         damaged=sum(lane.damaged for lane in lanes),
