@@ -59,6 +59,7 @@ class Intake:
         self._mark = 1
         self.since = time.time()
         """When it was last seen that an event waits, in epoch seconds."""
+        self._orphaned = False
         self._closed = False
         self._sealed = False
         self._refusal: PerAgentError | None = None
@@ -134,8 +135,10 @@ class Intake:
         if self._journals.setdefault("own", made) is made:
             self._keep = made.write
             self.journal_trouble = None
+            if self._orphaned:  # a signal handler forked while it was made: it is the parent's
+                made.let_go()
         else:
-            made.close()
+            made.remove()
 
     def _keep_first(self, encoded: bytes, lanes: tuple[str, ...]) -> Place:
         self.open_journal()
@@ -149,8 +152,9 @@ class Intake:
 
     def orphan(self) -> None:
         """In a forked child: this and its journal are the parent's."""
+        self._orphaned = True
         if self.journal is not None:
-            self.journal.orphan()
+            self.journal.let_go()
 
     def close(self) -> None:
         """Take no more events in. What was accepted stays for the spooler."""

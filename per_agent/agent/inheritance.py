@@ -10,7 +10,7 @@ from typing import Final
 from per_agent import failpoint
 from per_agent.courier import Courier
 from per_agent.event import Progress
-from per_agent.journal import in_folder
+from per_agent.journal import files as journals
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings, SpoolSettings
 from per_agent.spool import Claim, Spool, abandoned, still_there, take_journals
@@ -92,8 +92,8 @@ class Inheritance:
         books = spool.books
         if any(counts.pending or counts.dead > counts.purged for counts in books.values()):
             return  # a dead letter stays where it is: the folder is kept for it
-        if in_folder(spool.folder):
-            return  # a journal is still to be recovered, or cannot be and is kept
+        if spool.unreadable or journals(spool.folder):
+            return  # what is left of a damaged journal is kept; or one is still to be recovered, or cannot be
         if any(still_there(self._data_dir, mark) for mark in spool.marks):
             return  # its books hold those of a spool that is still to be removed: the mark must not go first
         courier.detach(spool)

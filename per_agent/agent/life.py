@@ -178,7 +178,16 @@ class Life:
         """As `Agent.status`."""
         engine = self.engine
         parts = {} if engine is None else engine.status()
-        return {"running": engine is not None, "overflows": self.intake.overflows, **parts}
+        journal = self.intake.journal
+        return {
+            "running": engine is not None,
+            "overflows": self.intake.overflows,
+            "journal": {
+                "id": None if journal is None else journal.id,
+                "trouble": self.intake.journal_trouble,
+            },
+            **parts,
+        }
 
     def pulse(self) -> list[str]:
         """As `Agent.pulse`."""

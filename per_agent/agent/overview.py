@@ -26,7 +26,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         configured: whether the configuration at hand has it; None where there is none at hand.
-        stranded: pending events in spools that no process holds, where no configured destination takes them.
+        stranded: pending events in spools and journals that no process holds.
         oldest: since when something has been pending, in epoch seconds.
         oldest_waiting: the same of what is not parked, and so goes on by itself.
         live: whether a running process delivers to it.
@@ -118,17 +118,26 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def _stranded(self) -> list[str]:
-        return [
-            f"spool {spool.id}: in a journal, slots are not what was written: up to {spool.unreadable:,} events"
-            " are lost; what was found there is kept"
-            for spool in self.spools
-            if spool.unreadable
-        ] + [
-            f"{standing.stranded:,} event{' waits' if standing.stranded == 1 else 's wait'} for destination"
-            f" {standing.name!r}, which is not configured: no agent with this configuration delivers them"
-            for standing in self.standings
-            if standing.configured is False and standing.stranded
-        ]
+        return (
+            [
+                f"spool {spool.id}: in a journal, slots are not what was written: up to {spool.unreadable:,} events"
+                " are lost; what was found there is kept"
+                for spool in self.spools
+                if spool.unreadable
+            ]
+            + [
+                f"spool {spool.id}: {spool.unknown:,} journal{' is' if spool.unknown == 1 else 's are'} left alone, as"
+                " this version cannot read what is there: events in it wait for one that can"
+                for spool in self.spools
+                if spool.unknown
+            ]
+            + [
+                f"{standing.stranded:,} event{' waits' if standing.stranded == 1 else 's wait'} for destination"
+                f" {standing.name!r}, which is not configured: no agent with this configuration delivers them"
+                for standing in self.standings
+                if standing.configured is False and standing.stranded
+            ]
+        )
 
     def pending(self) -> dict[str, int]:
         """For each destination that events wait for, how many."""
@@ -179,7 +188,8 @@ def overview(
     """
     seen = survey(data_dir)
     spools = tuple(seen.snapshots)
-    unstored = sum((Counter(each.journaled) for each in spools), Counter(loose(data_dir)))
+    left = sum((Counter(each.journaled) for each in spools if not each.held), Counter(loose(data_dir)))
+    unstored = sum((Counter(each.journaled) for each in spools if each.held), left)
     unstored.update(in_memory or {})
     lanes = {lane for each in spools for lane in each.lanes} | unstored.keys()
     names = list(dict.fromkeys([*(configured or ()), *sorted(lanes)]))
@@ -189,6 +199,7 @@ def overview(
             None if configured is None else name in configured,
             spools,
             unstored[name],
+            left[name],
         )
         for name in names
     )
@@ -201,7 +212,10 @@ def overview(
     )
 
 
-def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], unstored: int) -> Standing:
+def _standing(
+    name: str, configured: bool | None, spools: Iterable[Snapshot], unstored: int, left: int
+) -> Standing:
+    """*left*: events among the *unstored* that lie in journals which no process looks after."""
     found = [(spool, spool.lanes[name]) for spool in spools if name in spool.lanes]
     lanes = [lane for _, lane in found]
     parkings = sorted((each for lane in lanes for each in lane.parkings), key=lambda each: each.since)
@@ -213,11 +227,11 @@ def _standing(name: str, configured: bool | None, spools: Iterable[Snapshot], un
         books=total([{name: Books(unstored, pending=unstored)}, *({name: lane.books} for lane in lanes)])[
             name
         ],
-        waiting=sum(lane.waiting for lane in lanes),
+        waiting=sum((lane.waiting for lane in lanes), unstored),
         parked=sum(lane.parked for lane in lanes),
         letters=sum(lane.letters for lane in lanes),
         damaged=sum(lane.damaged for lane in lanes),
-        stranded=sum(lane.books.pending for spool, lane in found if not spool.held),
+        stranded=sum((lane.books.pending for spool, lane in found if not spool.held), left),
         oldest=min((*waiting, *(each.since for each in parkings if each.since)), default=None),
         oldest_waiting=min(waiting, default=None),
         parkings=tuple({each.key: each for each in reversed(parkings)}.values()),

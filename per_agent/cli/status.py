@@ -257,11 +257,12 @@ def _sidecar_line(sidecar: Document, now: float) -> Text:
     runs = f"The sidecar has run for {span(now - epoch(sidecar['started_at']))} as process {sidecar['pid']}"
     where = " and ".join(sidecar["listeners"])
     words = Text(plain(f"{runs}, and listens on {where}: "))
-    return (
+    if sidecar["ready"]:
         words.append("ready", "green")
-        if sidecar["ready"]
-        else words.append(plain(f"{sidecar['trouble']}"), "red")
-    )
+    else:
+        words.append(plain(f"{sidecar['trouble']}"), "red")
+    trouble = sidecar.get("journal_trouble")  # a sidecar of an older version does not say it
+    return words if trouble is None else words.append(plain(f"; {trouble}"), "yellow")
 
 
 def _status_row(name: str, each: Document, now: float) -> list[object]:

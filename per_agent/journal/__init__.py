@@ -11,12 +11,14 @@ and with each commit notes in the database which of its slots that commit stored
 can be told apart to the event. The next holder of the spool stores the rest under that same note.
 """
 
+from per_agent.journal.file import FOLDER
 from per_agent.journal.journal import Journal, JournalFull, Place, make
 from per_agent.journal.layout import SLOT, Head
-from per_agent.journal.left import Left, abandoned, files, in_folder, pending, read, remove, set_aside, take
+from per_agent.journal.left import Left, abandoned, files, is_abandoned, pending, read, remove, take
 from per_agent.journal.stamps import Stamps
 
 __all__ = [
+    "FOLDER",
     "SLOT",
     "Head",
     "Journal",
@@ -26,11 +28,10 @@ __all__ = [
     "Stamps",
     "abandoned",
     "files",
-    "in_folder",
+    "is_abandoned",
     "make",
     "pending",
     "read",
     "remove",
-    "set_aside",
     "take",
 ]

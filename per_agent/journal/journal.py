@@ -6,13 +6,10 @@ operation of the interpreter: no lock, and nothing is half-done where a signal h
 """
 
 import errno
-import fcntl
 import itertools
 import mmap
 import os
-import sys
 import time
-import traceback
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -23,6 +20,7 @@ from typing import Final
 
 from per_agent import failpoint, files
 from per_agent.journal import layout
+from per_agent.journal.file import FOLDER, SUFFIX, create
 from per_agent.journal.layout import (
     HEAD,
     PART,
@@ -35,9 +33,7 @@ from per_agent.journal.layout import (
     WHOLE,
 )
 
-FOLDER: Final = "journals"
-SUFFIX: Final = ".journal"
-_CHUNK: Final = 1024 * SLOT  # bytes of slots that are put on the stack at once
+_CHUNK: Final = 256 * SLOT  # bytes of slots that are put on the stack at once
 _LONGEST: Final = 512  # slots; the longest event takes 287
 _TRIES: Final = 8  # names: somebody may take a new file for an abandoned one before it is locked
 
@@ -65,9 +61,9 @@ class Journal:
         self._inode = inode
         self._size = len(mapped)
         self._free: deque[int] = deque()
-        self._chunks = itertools.count(HEAD, _CHUNK)
-        self._used = HEAD  # no slot from here on was ever used
+        self._chunks = deque(range(HEAD, self._size, _CHUNK))  # no slot in these was ever used
         self._numbers = itertools.count(ROUTES, ROUTES)
+        self._order: dict[tuple[str, ...], None] = {}  # the routes, by their numbers
         self._routes = _Routes(self._add_route)
         self._mapped = mapped
         self.write, self._map = self._writer()
@@ -94,8 +90,11 @@ class Journal:
                 at = take()
             except IndexError:
                 at = more()
+            said = checksum(encoded, stamp)
             try:
-                pack(mapped, at, checksum(encoded, stamp), stamp, length, encoded, WHOLE)
+                # No call among the arguments: during one another thread may put another file in this one's place,
+                # or a signal handler fork, and what is packed would go into the old file.
+                pack(mapped, at, said, stamp, length, encoded, WHOLE)
             except BaseException:  # out of a signal handler: whose call raises, that has recorded nothing
                 self.release((at,))
                 raise
@@ -109,14 +108,14 @@ class Journal:
 
     def _more(self) -> int:
         """A slot from beyond those that were ever used."""
-        first = next(self._chunks)
-        if first >= self._size:
+        try:
+            first = self._chunks.popleft()
+        except IndexError:
             try:
                 return self._free.pop()  # some came back meanwhile
             except IndexError:
                 raise JournalFull from None
         end = min(first + _CHUNK, self._size)
-        self._used = max(self._used, end)
         self._free.extend(
             range(end - SLOT, first, -SLOT)
         )  # downwards, so that the first is the next to be taken
@@ -129,10 +128,13 @@ class Journal:
         slots: list[int] = []
         try:
             for _ in pieces:
-                slots.append(self._free.pop() if self._free else self._more())  # noqa: PERF401  (given back below)
-        except (JournalFull, IndexError):
+                try:
+                    slots.append(self._free.pop())
+                except IndexError:
+                    slots.append(self._more())
+        except JournalFull:
             self._free.extend(reversed(slots))
-            raise JournalFull from None
+            raise
         try:
             self._pack_parts(route, slots, pieces)
         except BaseException:  # as above
@@ -146,16 +148,17 @@ class Journal:
             stamp = next(self._numbers) | route
             event = event or stamp
             payload = PART_HEAD.pack(event, at, len(pieces)) + piece
-            said = layout.checksum(payload, stamp)
-            RECORD.pack_into(self._mapped, slot, said, stamp, len(payload), payload, PART)
+            said, length = layout.checksum(payload, stamp, PART), len(payload)
+            RECORD.pack_into(self._mapped, slot, said, stamp, length, payload, PART)  # no call, as in `write`
             failpoint.reach("part written")
 
     def _add_route(self, lanes: tuple[str, ...]) -> int:
+        self._order.setdefault(lanes)  # a single operation: where it comes to stand is its number
+        order = list(self._order)
         with memoryview(self._mapped) as buffer:
-            number = layout.add_route(buffer, lanes)
-        if number is None:
-            raise JournalFull
-        return number
+            if not layout.write_routes(buffer, order):
+                raise JournalFull
+        return order.index(lanes)
 
     # What becomes of a slot
 
@@ -166,10 +169,10 @@ class Journal:
 
     def release(self, places: Iterable[Place]) -> None:
         """Free the slots of events that are stored, or that were not accepted after all. For any thread."""
-        mapped, at = self._mapped, layout.STATE_AT
+        at = layout.STATE_AT
         slots = _slots(places)
         for slot in slots:
-            mapped[slot + at] = layout.FREE
+            self._mapped[slot + at] = layout.FREE
         slots.reverse()  # the first are used first
         self._free.extend(slots)
 
@@ -179,9 +182,12 @@ class Journal:
         return len(self._free) + (self._size - self._used) // SLOT >= slots
 
     @property
-    def empty(self) -> bool:
-        """Whether no slot is taken, as far as the file says."""
-        return not self._mapped[HEAD + layout.STATE_AT :: SLOT].strip(b"\0")
+    def _used(self) -> int:
+        """Where the slots begin that were never used."""
+        try:
+            return self._chunks[0]
+        except IndexError:
+            return self._size
 
     # Where it lies: for the spooler's thread
 
@@ -206,47 +212,41 @@ class Journal:
         """Go on with a new file at *path*. No slot is freed meanwhile, since the thread that does it is here."""
         path.unlink(missing_ok=True)
         old = self._mapped
-        new, self._inode = _create(path, self._size)
+        new, self._inode = create(path, self._size)
         end = self._used
         new[:end] = old[:end]
         self._map(new)
-        # What a call was writing just then, it wrote to the old one, which lives until that call lets go of it.
+        # What calls have written since the copy was made, they wrote to the old one.
+        with memoryview(new) as buffer:
+            layout.write_routes(buffer, list(self._order))
         unpack, at = layout.STAMP.unpack_from, layout.STAMP_AT
-        for place in range(HEAD, end, SLOT):
+        for place in range(HEAD, self._used, SLOT):
             if unpack(old, place + at) > unpack(new, place + at):
                 new[place : place + SLOT] = old[place : place + SLOT]
         failpoint.reach("journal replaced")
 
     # The end
 
-    def close(self) -> bool:
-        """Give the file up, and delete it if nothing is in it. False: something is, for the next to recover.
+    def remove(self) -> None:
+        """Give the file up and delete it: all that was accepted is stored, and nothing may be accepted any more.
 
-        Nothing may be accepted any more. A call that is late writes into nothing, and finds out by itself.
+        What may still be in it is of calls that an exception cut off, or that are late and are told so. Such a
+        one writes into nothing.
         """
-        empty = self.empty
-        if empty and self.in_place():
+        if self.in_place():
             with suppress(OSError):
                 self.path.unlink()
                 failpoint.reach("journal given up")
         self.let_go()
-        return empty
 
     def let_go(self) -> None:
-        """Leave the file as it is."""
-        # It is unmapped, and its lock given back, when the last call that is writing to it lets go of it, too.
+        """Leave the file as it is, for who recovers it; in a forked child it is the parent's, lock and all."""
+        file = self._mapped
         self._map(_nothing(self._size))
-
-    def orphan(self) -> None:
-        """In a forked child: the file is the parent's, lock and all, and must not be held open here."""
-        old = self._mapped
-        self.let_go()
-        # A call of another thread, cut off by the fork, would hold it and its lock for ever. One of this thread,
-        # out of which a signal handler forked, goes on and lets go of it.
-        callers = traceback.walk_stack(sys._getframe(1))  # noqa: SLF001  (the public way reads source files)
-        if not any(frame.f_code.co_filename == __file__ for frame, _ in callers):
-            with suppress(BufferError):
-                old.close()
+        with suppress(BufferError):  # a route is being added just now, and the file goes with that call
+            # Not left to the last reference: in a child, what threads held that are not there is never let go
+            # of, and the lock would outlive the parent.
+            file.close()
 
 
 class _Routes(dict[tuple[str, ...], int]):
@@ -274,7 +274,7 @@ def make(data_dir: Path, events: int) -> Journal:
     for _ in range(_TRIES):
         path = folder / f"{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}{SUFFIX}"
         with suppress(BlockingIOError, FileExistsError, FileNotFoundError):
-            mapped, inode = _create(path, size)
+            mapped, inode = create(path, size)
             failpoint.reach("journal made")
             return Journal(path, mapped, inode)
     raise OSError(errno.EAGAIN, f"{folder}: new files are taken away")
@@ -284,30 +284,6 @@ def make(data_dir: Path, events: int) -> Journal:
 def _nothing(size: int) -> mmap.mmap:
     """What a call that is late may write to. One for all: a process that forks again and again makes no more."""
     return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def _create(path: Path, size: int) -> tuple[mmap.mmap, int]:
-    """A journal without events at *path*, locked for as long as it is mapped, and its inode."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        # The mapping holds the file open, and so the lock is its own: it goes with it.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        failpoint.reach("journal file made")
-        os.posix_fallocate(fd, 0, size)
-        failpoint.reach("journal sized")
-        mapped = mmap.mmap(fd, size)
-        with memoryview(mapped) as buffer:
-            layout.write_head(buffer, (size - HEAD) // SLOT, time.time())
-        # The latter raises where it was taken for an abandoned one before it was locked.
-        return mapped, path.stat().st_ino
-    except BlockingIOError:
-        raise  # it was taken so just now
-    except BaseException:
-        with suppress(OSError):
-            path.unlink()
-        raise
-    finally:
-        os.close(fd)
 
 
 def _slots(places: Iterable[Place]) -> list[int]:

@@ -17,7 +17,7 @@ CRC-32, and it has to stand for some moments only. The block that an event comes
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from per_agent import failpoint
@@ -29,9 +29,10 @@ HEAD: Final = 16 * 1024
 SLOT: Final = 256
 """Bytes of a slot: an activity with long ids, or a meter event with some metadata, fits into one."""
 
+# Far from each other: no flipped bit or two make one of them another.
 FREE: Final = 0
-WHOLE: Final = 1
-PART: Final = 2
+WHOLE: Final = 0x55
+PART: Final = 0xAA
 
 _MAGIC: Final = b"PAJ\n"
 _HEAD: Final = struct.Struct("<4sHHIQI")
@@ -52,8 +53,9 @@ PART_HEAD: Final = struct.Struct("<QHH")
 PART_ROOM: Final = ROOM - PART_HEAD.size
 
 
-def checksum(payload: bytes, stamp: int) -> int:
-    return zlib.adler32(payload, stamp & 0xFFFFFFFF)
+def checksum(payload: bytes, stamp: int, state: int) -> int:
+    said = zlib.adler32(payload, stamp & 0xFFFFFFFF)
+    return said if state == WHOLE else said ^ 0xFFFFFFFF  # so that none is taken for the other
 
 
 class Head(NamedTuple):
@@ -72,44 +74,50 @@ def write_head(buffer: memoryview, slots: int, made_at: float) -> None:
 
 def read_head(buffer: memoryview) -> Head | None:
     """The head; None where none was ever written: its maker died over it, and nothing is in it."""
-    if len(buffer) < HEAD or not any(buffer[: _HEAD.size]):
+    if not any(buffer[: _HEAD.size]):
         return None
+    if len(buffer) < _HEAD.size:
+        return Head(FORMAT, 0, 0.0, sound=False)
     magic, form, _, slots, made_ms, checksum = _HEAD.unpack_from(buffer)
     sound = magic == _MAGIC and zlib.crc32(buffer[: _HEAD.size - 4]) == checksum
     return Head(form if sound else FORMAT, slots, made_ms / 1000, sound)
 
 
-def add_route(buffer: memoryview, lanes: tuple[str, ...]) -> int | None:
-    """Keep *lanes* in the head, before any slot refers to them. Returns the route's number, None: no room."""
-    number, at = 0, _ROUTES
-    for found, end in _routes(buffer):
-        if found == lanes:
-            return number
-        number, at = number + 1, end
-    said = json.dumps(lanes).encode()
-    if number >= ROUTES or at + _ROUTE.size + len(said) > HEAD:
-        return None
-    buffer[at + _ROUTE.size : at + _ROUTE.size + len(said)] = said
-    failpoint.reach("route half written")
-    _ROUTE.pack_into(buffer, at, len(said), zlib.crc32(said))
-    failpoint.reach("route written")
-    return number
+def write_routes(buffer: memoryview, order: Iterable[tuple[str, ...]]) -> bool:
+    """Keep the lanes of all routes in the head, by their numbers. False: there is no room for them.
+
+    What is written, and where, depends on *order* alone; so two calls at once, one with more routes than the
+    other, do each other no harm.
+    """
+    at = _ROUTES
+    for number, lanes in enumerate(order):
+        said = json.dumps(lanes).encode()
+        end = at + _ROUTE.size + len(said)
+        if number >= ROUTES or end + _ROUTE.size > HEAD:
+            return False
+        buffer[at + _ROUTE.size : end] = said
+        failpoint.reach("route half written")
+        _ROUTE.pack_into(buffer, at, len(said), zlib.crc32(said, number))
+        failpoint.reach("route written")
+        at = end
+    return True
 
 
 def routes(buffer: memoryview) -> list[tuple[str, ...] | None]:
     """The lanes by the number of their route; None for those that cannot be read."""
-    return [lanes for lanes, _ in _routes(buffer)]
+    return list(_routes(buffer))
 
 
-def _routes(buffer: memoryview) -> Iterator[tuple[tuple[str, ...] | None, int]]:
+def _routes(buffer: memoryview) -> Iterator[tuple[str, ...] | None]:
     at = _ROUTES
-    while at + _ROUTE.size <= HEAD:
-        length, checksum = _ROUTE.unpack_from(buffer, at)
+    for number in range(ROUTES):
+        length, said_sum = _ROUTE.unpack_from(buffer, at)
         end = at + _ROUTE.size + length
-        if length == 0 or end > HEAD:
+        if length == 0 or end + _ROUTE.size > HEAD:
             return
         said = bytes(buffer[at + _ROUTE.size : end])
-        yield (tuple(json.loads(said)) if zlib.crc32(said) == checksum else None), end
+        # With the number: where a length is damaged, the next route must not be taken for this one.
+        yield tuple(json.loads(said)) if zlib.crc32(said, number) == said_sum else None
         at = end
 
 
@@ -127,6 +135,6 @@ def read_slot(buffer: memoryview, at: int) -> Slot:
     """The taken slot at the offset *at*. Raises `SpoolCorrupt` where it is not what was written."""
     said, stamp, length, payload, state = RECORD.unpack_from(buffer, at)
     payload = payload[:length]
-    if length > ROOM or state not in (WHOLE, PART) or checksum(payload, stamp) != said:
+    if length > ROOM or state not in (WHOLE, PART) or checksum(payload, stamp, state) != said:
         raise SpoolCorrupt(f"the slot at {at} of a journal is not what was written")
     return Slot(at, stamp // ROUTES, stamp % ROUTES, payload, state)

@@ -4,19 +4,19 @@ import fcntl
 import mmap
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from per_agent import failpoint
 from per_agent.errors import SpoolCorrupt
 from per_agent.journal import layout
-from per_agent.journal.journal import FOLDER, SUFFIX
+from per_agent.journal.file import SUFFIX
 from per_agent.journal.layout import HEAD, PART, PART_HEAD, SLOT, Slot
 
-_SET_ASIDE: Final = ".set-aside"
 _TAKEN: Final = re.compile(rb"[^\0]")
 
 
@@ -34,41 +34,44 @@ class Left(NamedTuple):
     Attributes:
         id: the journal's.
         events: in the order in which they were accepted.
-        cut: events that a process died over, before their call returned: they were never accepted.
+        cut: the parts of events that are not whole. A process died over them, before their call returned, so they
+            were never accepted; or, where something is damaged or missing, they may be what is left of one.
         damaged: for each slot that is not what was written, its offset and its bytes.
         missing: slots that are not there any more, as the file was cut short; what they held is not known.
     """
 
     id: str
     events: list[Event]
-    cut: int
+    cut: list[Slot]
     damaged: list[tuple[int, bytes]]
     missing: int = 0
 
 
-def in_folder(folder: Path) -> list[Path]:
-    """The journals that lie in *folder*, oldest first, those that were set aside included."""
+def files(folder: Path) -> list[Path]:
+    """The journals that lie in *folder*, oldest first."""
     try:
-        return sorted(path for path in folder.iterdir() if path.name.endswith((SUFFIX, SUFFIX + _SET_ASIDE)))
+        return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
-def files(folder: Path) -> list[Path]:
-    """The journals in *folder* that can be recovered, oldest first."""
-    return [path for path in in_folder(folder) if path.suffix == SUFFIX]
-
-
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
-    """The bytes of a file of ours; none where there is no file, or something else in its place."""
+    """The bytes of a file of ours; none where there is no file. Raises `SpoolCorrupt` where it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+    except FileNotFoundError:
         yield memoryview(b"")
         return
+    except (
+        OSError
+    ) as error:  # another user's, or no descriptor is free: there may be events in it all the same
+        raise SpoolCorrupt(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        size = os.fstat(fd).st_size
+        found = os.fstat(fd)
+        size = found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            raise SpoolCorrupt(f"{path}: is not a file")
         if size == 0:
             yield memoryview(b"")
         else:
@@ -92,14 +95,15 @@ def read(path: Path) -> Left:
     with _mapped(path) as buffer:
         name = path.name.removesuffix(SUFFIX)
         head = layout.read_head(buffer)
-        if head is None:
-            return Left(name, [], 0, [])
-        if head.format != layout.FORMAT:
+        taken = _taken(buffer)
+        if head is None and not taken:
+            return Left(name, [], [], [])
+        if head is not None and head.format != layout.FORMAT:
             raise SpoolCorrupt(f"{path}: has format {head.format}, and this version knows {layout.FORMAT}")
         routes = layout.routes(buffer)
         slots: list[Slot] = []
         damaged: list[tuple[int, bytes]] = []
-        for at in _taken(buffer):
+        for at in taken:
             try:
                 slot = layout.read_slot(buffer, at)
             except SpoolCorrupt:
@@ -108,7 +112,8 @@ def read(path: Path) -> Left:
                 slots.append(slot)
             else:
                 damaged.append((at, bytes(buffer[at : at + SLOT])))
-        missing = max(0, head.slots - (len(buffer) - HEAD) // SLOT) if head.sound else 0
+        whole = head.slots if head is not None and head.sound else 0
+        missing = max(0, whole - max(0, len(buffer) - HEAD) // SLOT)
     slots.sort(key=lambda slot: slot.number)
     events = [
         Event((slot.number,), routes[slot.route] or (), slot.payload) for slot in slots if slot.state != PART
@@ -119,8 +124,8 @@ def read(path: Path) -> Left:
     return Left(name, events, cut, damaged, missing)
 
 
-def _join(parts: list[Slot], routes: list[tuple[str, ...] | None]) -> tuple[list[Event], int]:
-    """The events whose parts are all there, and how many are not whole."""
+def _join(parts: list[Slot], routes: list[tuple[str, ...] | None]) -> tuple[list[Event], list[Slot]]:
+    """The events whose parts are all there, and the parts of the others."""
     pieces: dict[int, dict[int, Slot]] = {}
     totals: dict[int, int] = {}
     for slot in parts:
@@ -135,14 +140,16 @@ def _join(parts: list[Slot], routes: list[tuple[str, ...] | None]) -> tuple[list
         )
         for found in whole
     ]
-    return events, len(pieces) - len(whole)
+    cut = [slot for event, found in pieces.items() if len(found) != totals[event] for slot in found.values()]
+    return events, cut
 
 
 def pending(path: Path) -> dict[str, int]:
     """For each lane, about how many events the journal at *path* holds: parts count each, stored ones too."""
     counts: Counter[str] = Counter()
-    with _mapped(path) as buffer:
-        if layout.read_head(buffer) is not None:
+    with suppress(SpoolCorrupt), _mapped(path) as buffer:
+        head = layout.read_head(buffer)
+        if head is not None and head.format == layout.FORMAT:
             routes = layout.routes(buffer)
             taken = Counter(buffer[at + layout.STAMP_AT] % layout.ROUTES for at in _taken(buffer))
             for route, count in taken.items():
@@ -151,17 +158,20 @@ def pending(path: Path) -> dict[str, int]:
     return dict(counts)
 
 
-def abandoned(data_dir: Path) -> list[Path]:
-    """The journals under *data_dir* that never came into a spool, and whose process is dead."""
-    return [path for path in files(data_dir / FOLDER) if _is_abandoned(path)]
+def abandoned(folder: Path) -> list[Path]:
+    """The journals in *folder* whose process is dead."""
+    return [path for path in files(folder) if is_abandoned(path)]
 
 
-def _is_abandoned(path: Path) -> bool:
+def is_abandoned(path: Path) -> bool:
+    """Whether no process writes to the journal at *path*, however it got there."""
     try:
         with _locked(path):
             return True
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return path.exists()  # not ours to write to, or no file: not anybody's who could
 
 
 def take(path: Path, folder: Path) -> Path | None:
@@ -186,11 +196,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-def set_aside(path: Path) -> Path:
-    """Keep a journal that cannot be read out of the way."""
-    return path.rename(path.with_name(path.name + _SET_ASIDE))
 
 
 def remove(path: Path) -> None:

@@ -86,6 +86,7 @@ class Operations:
             "listeners": self._service.listeners,
             "ready": not reasons,
             "trouble": "; ".join(reasons) or None,
+            "journal_trouble": self._service.agent.status()["journal"]["trouble"],
         }
 
 

@@ -5,10 +5,10 @@ from per_agent.spool.audit import Snapshot, snapshots, survey
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.folder import Claim
 from per_agent.spool.inflow import by_lane
+from per_agent.spool.journaled import loose
 from per_agent.spool.lanes import Lane
 from per_agent.spool.letters import DeadLetters, answer_requests
 from per_agent.spool.records import DeadLetter, FiledLetter, Parking, Settlement
-from per_agent.spool.recovery import loose
 from per_agent.spool.salvage import reports
 from per_agent.spool.spool import Spool
 from per_agent.spool.statistics import SpoolStatistics

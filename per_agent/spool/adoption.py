@@ -37,7 +37,7 @@ def take_journals(data_dir: Path, lanes: Collection[str], place: Path) -> list[P
     with forks.section():  # a child that is forked meanwhile would inherit the locks, and keep them
         return [
             taken
-            for path in journal.abandoned(data_dir)
+            for path in journal.abandoned(data_dir / journal.FOLDER)
             if journal.pending(path).keys() <= set(lanes) and (taken := journal.take(path, place)) is not None
         ]
 

@@ -7,7 +7,6 @@ the books were written beside them, transaction by transaction.
 import os
 import sqlite3
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +18,10 @@ from per_agent.spool.ballast import Ballast
 from per_agent.spool.damage import certain
 from per_agent.spool.disk import FILE, has_no_tables
 from per_agent.spool.folder import held, spools
+from per_agent.spool.journaled import journaled
 from per_agent.spool.lanes import END, READ, Lane, books_of, lane_of, lanes_of, one, opened
-from per_agent.spool.recovery import in_journals
 from per_agent.spool.store import KNOWN_LAYOUT, NEWER
-from per_agent.spool.transaction import LAYOUT
+from per_agent.spool.transaction import LAYOUT, MISSING, UNREADABLE, stored_of
 
 _DAMAGED: Final = "is damaged, and is set aside by the next agent that delivers what is in it"
 _READINGS: Final = 10  # at most, while spools come and go
@@ -34,9 +33,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     Attributes:
         held: whether a process uses it.
         absorbed: spools counted in its books.
-        journaled: for each lane, events that its dead holder accepted and did not store: they are in a journal,
+        journaled: for each lane, events that a dead holder accepted and did not store: they are in a journal,
             and in no books yet.
-        unreadable: slots of journals that were not what was written.
+        unreadable: slots of journals that were not what was written, or not there any more.
+        unknown: journals that lie there and cannot be read, as by a later version's.
         crowded: what a full disk means to it, in words; None where there is room.
     """
 
@@ -48,6 +48,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     absorbed: tuple[str, ...]
     journaled: dict[str, int]
     unreadable: int
+    unknown: int
     crowded: str | None
 
 
@@ -101,9 +102,8 @@ def read(folder: Path) -> Snapshot | None:
             _check_layout(database, folder)
             lanes = {lane: lane_of(database, lane) for lane in lanes_of(database)}
             absorbed = tuple(key[2:] for key, _ in database.execute(READ, ("a/", f"a/{END}")))
-            is_held = held(folder)
-            journaled = {} if is_held else in_journals(folder, partial(one, database))
-            unreadable = len(database.execute(READ, ("u/", f"u/{END}")).fetchall())
+            in_journals, unknown = journaled(folder, lambda name: one(database, stored_of(name)))
+            unreadable = _unreadable(database)
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -118,7 +118,9 @@ def read(folder: Path) -> Snapshot | None:
         raise SpoolError(f"{file}: cannot be read: {error}") from error
     reserve = Ballast(folder)
     crowded = reserve.words if reserve.wanting else None
-    return Snapshot(folder.name, folder, is_held, used, lanes, absorbed, journaled, unreadable, crowded)
+    return Snapshot(
+        folder.name, folder, held(folder), used, lanes, absorbed, in_journals, unreadable, unknown, crowded
+    )
 
 
 def _check_layout(database: sqlite3.Connection, folder: Path) -> None:
@@ -174,3 +176,10 @@ def absorbed(data_dir: Path) -> set[str] | None:
         except (sqlite3.Error, OSError):
             continue
     return marks
+
+
+def _unreadable(database: sqlite3.Connection) -> int:
+    return sum(
+        int.from_bytes(value, "big") if key.endswith(f"/{MISSING}") else 1
+        for key, value in database.execute(READ, (UNREADABLE, f"{UNREADABLE}{END}"))
+    )

@@ -161,8 +161,12 @@ class Inflow:
         if self._source is None:
             return 0
         self.carried += self._source.take(self._source.waiting())
-        if self._source.journal is not None:
-            self._source.journal.close()
+        journal = self._source.journal
+        if journal is not None:
+            if self.carried:
+                journal.let_go()
+            else:
+                journal.remove()
         return sum(place is None for place in _places(self.carried))
 
     # For any thread

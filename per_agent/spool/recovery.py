@@ -4,27 +4,22 @@ The events, the note of which numbers are stored, and the books change in one tr
 A process that dies in between leaves a file in which nothing is new.
 """
 
-from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from per_agent import failpoint, journal
-from per_agent.errors import SpoolCorrupt
 from per_agent.journal import Left, Stamps
 from per_agent.log import Log
-from per_agent.spool.transaction import Transaction, stored_of
+from per_agent.spool.transaction import Transaction
 
 
 class Recovered(NamedTuple):
-    """What became of one journal: how many of its events are new here, and what was found."""
+    """What became of one journal: how many of its events are new here, how many slots are lost, what was found."""
 
     events: int
+    lost: int
     left: Left
 
 
@@ -47,12 +42,20 @@ class Recovery:
             encoded = [event.encoded for event in events]
             for at in range(0, len(encoded), self._block_events):
                 changes.append(lanes, encoded[at : at + self._block_events], made_at)
-        for number, found in left.damaged:
-            changes.keep_unreadable(left.id, number, found)
+        lost = self._lost(left, stored)
+        for at, found in lost:
+            changes.keep_unreadable(left.id, at, found)
+        changes.note_missing(left.id, left.missing)
         if fresh:
             numbers = (number for event in fresh for number in event.numbers)
             changes.note_journaled(left.id, stored.plus(numbers))
-        return Recovered(len(fresh), left)
+        return Recovered(len(fresh), len(lost), left)
+
+    def _lost(self, left: Left, stored: Stamps) -> list[tuple[int, bytes]]:
+        """The slots that are not what was written, and what is left of events that lost one of their parts."""
+        if not (left.damaged or left.missing):
+            return []
+        return left.damaged + [(slot.at, slot.payload) for slot in left.cut if slot.number not in stored]
 
     def done(self, recovered: Recovered) -> None:
         """It is committed: the file has nothing more to give."""
@@ -60,10 +63,10 @@ class Recovery:
         left = recovered.left
         if recovered.events:
             self._log.info("events of a process that died were recovered", events=recovered.events)
-        if left.damaged or left.missing:
+        if recovered.lost or left.missing:
             self._log.error(
                 "a part of a journal is not what was written: its events are lost, and what is there is kept",
-                slots_damaged=len(left.damaged),
+                slots_damaged=recovered.lost,
                 slots_missing=left.missing,
                 journal=left.id,
             )
@@ -72,29 +75,3 @@ class Recovery:
     def failed(self, error: BaseException) -> None:
         """It could not be read: it stays where it is, for a version that can."""
         self._log.error("a journal cannot be recovered and is left alone", problem=str(error))
-
-
-def loose(data_dir: Path) -> dict[str, int]:
-    """For each lane, the events of processes that died before they had a spool: they are in journals only."""
-    counts: Counter[str] = Counter()
-    for path in journal.abandoned(data_dir):
-        with suppress(SpoolCorrupt):
-            for event in journal.read(path).events:
-                counts.update(event.lanes)
-    return dict(counts)
-
-
-def in_journals(folder: Path, note_of: Callable[[str], bytes | None]) -> dict[str, int]:
-    """For each lane, the events in the journals of the spool's *folder* that are not stored in it.
-
-    *note_of* reads what lies under a key of the spool.
-    """
-    counts: Counter[str] = Counter()
-    for path in journal.files(folder):
-        with suppress(SpoolCorrupt, msgspec.MsgspecError):
-            left = journal.read(path)
-            stored = Stamps.decode(note_of(stored_of(left.id)))
-            for event in left.events:
-                if not all(number in stored for number in event.numbers):
-                    counts.update(event.lanes)
-    return dict(counts)

@@ -20,7 +20,7 @@ _LETTER: Final = re.compile(rf"{_LANE}/x/[0-9a-f]{{12,}}")
 _BOOKS: Final = re.compile(rf"{_LANE}/n")
 _PARKING: Final = re.compile(rf"{_LANE}/r/[^/]+")
 _JOURNAL: Final = re.compile(r"j/[0-9a-f-]+")
-_OTHER: Final = re.compile(rf"{_LANE}/s|a/[0-9a-f-]+|m/seq|u/[0-9a-f-]+/[0-9a-f]+")
+_OTHER: Final = re.compile(rf"{_LANE}/s|a/[0-9a-f-]+|m/seq|u/[0-9a-f-]+/(?:[0-9a-f]+|missing)")
 
 
 def fits(key: str, value: bytes) -> bool:

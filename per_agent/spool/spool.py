@@ -223,6 +223,12 @@ class Spool:
         return {} if store is None else dict(store.books)
 
     @property
+    def unreadable(self) -> bool:
+        """Whether something is kept here of journals that were not what was written."""
+        store = self._spooler.home.store
+        return store is not None and store.known.unreadable
+
+    @property
     def marks(self) -> frozenset[str]:
         """The spools absorbed into this one whose folders were not known to be gone when it was opened."""
         store = self._spooler.home.store

@@ -208,9 +208,8 @@ class Spooler:
         assert store is not None
         self.inflow.take()
         self._committed_at = time.monotonic()
-        receipts = self.room.admit(
-            store, self.inflow, log=self.home.log, beside=bool(self._works), stopping=self.stop.is_set()
-        )
+        beside, stopping = bool(self._works), self.stop.is_set()
+        receipts = self.room.admit(store, self.inflow, self.home.log, beside=beside, stopping=stopping)
         if not (self._works or receipts or self.inflow.dropped):
             self.disk.forget()
             return
@@ -286,15 +285,10 @@ class Spooler:
             self.home.log.error("the spool could not make a change", problem=repr(error))
 
     def _leave(self) -> None:
-        left = self.inflow.left
-        lost = self.inflow.finish()
+        left, lost = self.inflow.left, self.inflow.finish()
         if left:
-            self.home.log.error(
-                "stopped with events that could not be stored",
-                in_the_journal=left - lost,
-                events_lost=lost,
-                trouble=self.trouble,
-            )
+            said = {"in_the_journal": left - lost, "events_lost": lost, "trouble": self.trouble}
+            self.home.log.error("stopped with events that could not be stored", **said)
         self.home.leave(keep_claim=self.keeps_claim)
         self.ended = True
         closed = SpoolError("the spool is closed")

@@ -40,8 +40,17 @@ from per_agent.spool import forks
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.damage import certain
 from per_agent.spool.disk import Disk
+from per_agent.spool.known import Known
 from per_agent.spool.records import Parking
-from per_agent.spool.transaction import END, LAYOUT, SEQ, Known, Transaction, events_in, parked_prefix
+from per_agent.spool.transaction import (
+    END,
+    LAYOUT,
+    SEQ,
+    UNREADABLE,
+    Transaction,
+    events_in,
+    parked_prefix,
+)
 from per_agent.spool.witness import Witness
 
 _books_of = msgspec.msgpack.Decoder(Books).decode
@@ -88,6 +97,7 @@ class Store:
             {lane: self._read_books(lane) for lane in lanes},
             {lane: self._read_parked(lane) for lane in lanes},
             {lane: self._read_damaged(lane) for lane in lanes},
+            unreadable=bool(self._disk.keys(UNREADABLE, f"{UNREADABLE}{END}", 1)),
         )
         self.known.laid_out = layout is not None
         self.marks = frozenset(key[2:] for key in self._disk.keys("a/", f"a/{END}", -1))

@@ -16,38 +16,19 @@ from per_agent.journal import Stamps
 from per_agent.spool import block as blocks
 from per_agent.spool.block import Block, BlockId
 from per_agent.spool.disk import Disk
+from per_agent.spool.known import Known
 from per_agent.spool.records import DeadLetter, Parking, Settlement
 
 END: Final = "\x7f"
 """Sorts after every character of a key."""
 SEQ: Final = "m/seq"
 LAYOUT: Final = "m/layout"
+UNREADABLE: Final = "u/"
+MISSING: Final = "missing"
 _UNPARK_BLOCKS: Final = 64  # blocks moved in one transaction, so that the commit stays short
 
 _pack = msgspec.msgpack.Encoder().encode
 _letter_of = msgspec.msgpack.Decoder(DeadLetter).decode
-
-
-class Known:
-    """What a process knows of its store without reading, as of the last commit: for any thread to look at.
-
-    Attributes:
-        seq: the last sequence number given out.
-        books: the books of each lane.
-        parked: the events of each lane that are parked.
-        damaged: those known to be lost with damaged blocks.
-    """
-
-    __slots__ = ("books", "damaged", "laid_out", "parked", "seq")
-
-    def __init__(
-        self, seq: int, books: dict[str, Books], parked: dict[str, int], damaged: dict[str, int]
-    ) -> None:
-        self.seq = seq
-        self.books = books
-        self.parked = parked
-        self.laid_out = False  # whether the store says by which layout it was written
-        self.damaged = damaged
 
 
 class Transaction:
@@ -62,6 +43,7 @@ class Transaction:
         self._parked: Counter[str] = Counter()
         self._damaged: Counter[str] = Counter()
         self._moved = False
+        self._unreadable = known.unreadable
 
     # What comes in
 
@@ -97,9 +79,16 @@ class Transaction:
             if key[2:] not in journals:
                 self._disk.delete(key)
 
-    def keep_unreadable(self, journal: str, slot: int, found: bytes) -> None:
-        """Keep the bytes of a slot that is not what was written, for a person to look at."""
-        self._disk.set(f"u/{journal}/{slot:08x}", found)
+    def keep_unreadable(self, journal: str, at: int, found: bytes) -> None:
+        """Keep the bytes of the slot *at* that is not what was written, for a person to look at."""
+        self._disk.set(f"{UNREADABLE}{journal}/{at:08x}", found)
+        self._unreadable = True
+
+    def note_missing(self, journal: str, slots: int) -> None:
+        """Keep how many slots the file of *journal* was short of."""
+        if slots:
+            self._disk.set(f"{UNREADABLE}{journal}/{MISSING}", slots.to_bytes(8, "big"))
+            self._unreadable = True
 
     # What goes out
 
@@ -276,6 +265,7 @@ class Transaction:
         self._known.laid_out = self._known.laid_out or bool(self._books)
         self._known.books.update(self._books)
         self._known.seq = self._seq
+        self._known.unreadable = self._unreadable
         for lane, more in self._parked.items():
             self._known.parked[lane] = self._known.parked.get(lane, 0) + more
         for lane, more in self._damaged.items():

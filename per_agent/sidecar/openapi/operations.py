@@ -142,6 +142,10 @@ SCHEMAS: Final[dict[str, Any]] = {
                     "listeners": {"type": "array", "items": _TEXT},
                     "ready": {"type": "boolean"},
                     "trouble": _TEXT_OR_NONE,
+                    "journal_trouble": {
+                        **_TEXT_OR_NONE,
+                        "description": "Why an accepted event is in memory only until it is stored.",
+                    },
                 }
             ),
         }
