@@ -13,6 +13,7 @@ from soak import plan
 from soak.producer import add, agent_for
 from soak.stage import FOLDERS, Stage
 from soak.storm import Storm, letter_name
+from soak.verdict import PROVES, unseen
 from soak.watch import Watch, size
 
 QUIET: Final = 40  # events pending in a folder that is about drained, while a trickle goes on
@@ -42,6 +43,8 @@ class Course:
         self._storm = Storm(self._stage, options.seed, say)
         self._wrong: list[str] = []
         self._fresh: Counter[str] = Counter()
+        self._saw: Counter[str] = Counter()
+        self._read = 0  # bytes of the oracle's score
 
     def run(self) -> None:
         stage, options = self._stage, self._options
@@ -57,7 +60,7 @@ class Course:
             if options.still:
                 time.sleep(options.seconds)
             else:
-                self._storm.rage(options.seconds)
+                self._storm.rage(options.seconds, self._saw_enough)
             watch.over.set()
             self._say(f"calm: {stage.accepted():,} accepted")
             self._calm_down()
@@ -70,6 +73,16 @@ class Course:
             watch.over.set()
             self._write(watch)
             stage.end()
+
+    def _saw_enough(self) -> bool:
+        if self._options.seconds < PROVES:
+            return True
+        with (self._folder / "upstream-score.ndjson").open("rb") as score:
+            score.seek(self._read)
+            lines = score.read().rpartition(b"\n")[0]
+        self._read += len(lines) + 1 if lines else 0
+        self._saw.update(json.loads(line)["x"] for line in lines.splitlines() if line.startswith(b'{"x"'))
+        return not unseen(self._saw, self._storm.dealt)
 
     # Calm
 

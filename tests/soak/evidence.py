@@ -125,12 +125,14 @@ def _ledger(file: Path, place: str, found: Evidence) -> None:
         ):
             fields = {"billing": billing, "type": kind}
             acts.append(Act(name, "activity", plan.digest(fields), None if at is None else at / 1000, None))
-        for row in database.execute(
-            "SELECT identifier, event_name, livemode, customer_id, subscription_id, value, timestamp,"
-            " meter_event.metadata, source_data FROM meter_event JOIN meter ON meter.number = meter_event.meter"
-            " JOIN account ON account.id = meter_event.account"
-        ):
-            acts.append(_meter_act(row))
+        acts += map(
+            _meter_act,
+            database.execute(
+                "SELECT identifier, event_name, livemode, customer_id, subscription_id, value, timestamp,"
+                " meter_event.metadata, source_data FROM meter_event JOIN meter ON meter.number = meter_event.meter"
+                " JOIN account ON account.id = meter_event.account"
+            ),
+        )
         counted = (
             database.execute("SELECT count(*) FROM activity_identifier").fetchone()[0],
             database.execute("SELECT count(*) FROM meter_event").fetchone()[0],

@@ -6,7 +6,6 @@ What a fault takes away comes back after a while, or at the end.
 
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -48,17 +47,17 @@ class Storm:
         self._busy: set[str] = set()
         self._foul: dict[str, str] = {}
         self._operator = ThreadPoolExecutor(1, "operator")
-        self._over = threading.Event()
+        self._log_at = 0  # where in its log the sidecar's present life begins
         self.dealt: Counter[str] = Counter()
         self.wrong: list[str] = []
 
-    def rage(self, seconds: float) -> None:
-        """Strike for so long; then everything that was taken away is there again."""
+    def rage(self, seconds: float, enough: Callable[[], bool]) -> None:
+        """Strike for so long, and up to as long again until it was *enough*; then all that was taken is back."""
         end = time.monotonic() + seconds
         self._tell_weather()
         deck: list[Callable[[], bool]] = []
         deal_at = time.monotonic() + self._draw.uniform(0.5, 1.5)
-        while (now := time.monotonic()) < end:
+        while (now := time.monotonic()) < end or (now < end + seconds and not enough()):
             self._do_due(now)
             if now >= deal_at:
                 deck = deck or self._shuffled()
@@ -169,18 +168,24 @@ class Storm:
         if not self._take("b"):
             return False
         self._dealt("sidecar stopped")
-        self._stage.sidecars["b"].signal(signal.SIGTERM)
+        sidecar = self._stage.sidecars["b"]
+        was_ready = b"the sidecar is ready" in sidecar.log.read_bytes()[self._log_at :]
+        sidecar.signal(signal.SIGTERM)
 
         def back() -> None:
-            if self._stage.sidecars["b"].wait() != 0:
-                self.wrong.append("the sidecar did not end with 0")
+            code = sidecar.wait()
+            # Before it takes anything, it may as well end at once.
+            if code != 0 and (was_ready or code != -signal.SIGTERM):
+                self.wrong.append(f"the sidecar ended with {code}")
             self._revive("b", self._start_sidecar)
 
         self._after(2, 4, back)
         return True
 
     def _start_sidecar(self) -> None:
-        self._stage.sidecars["b"].start(wait=False)
+        sidecar = self._stage.sidecars["b"]
+        self._log_at = sidecar.log.stat().st_size
+        sidecar.start(wait=False)
 
     def _kill_oracle(self) -> bool:
         if not self._take("oracle"):

@@ -1,7 +1,7 @@
 """The verdict: nothing missing, doubled, invented or changed, the books exact, and enough seen to mean something."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -222,11 +222,16 @@ def _resources(found: Evidence) -> list[str]:
 def _unseen(found: Evidence) -> list[str]:
     if found.run["still"] or found.run["seconds"] < PROVES:
         return []
-    dead = sum(sum(letters.values()) for letters in found.dead.values())
-    facts: Iterable[tuple[str, int]] = [
-        *((what, found.saw[what]) for what in MUST_SEE),
-        *((what, found.run["faults"].get(what, 0)) for what in MUST_DEAL),
-        ("dead letters", dead),
-        ("unclear answers to clients", sum(found.resent.values())),
+    known = unseen(found.saw, found.run["faults"])
+    if not any(found.dead.values()):
+        known.append("dead letters")
+    if not any(found.resent.values()):
+        known.append("unclear answers to clients")
+    return known
+
+
+def unseen(saw: Mapping[str, int], dealt: Mapping[str, int]) -> list[str]:
+    """What a run that proves anything must have seen, and this one has not."""
+    return [what for what in MUST_SEE if not saw.get(what)] + [
+        what for what in MUST_DEAL if not dealt.get(what)
     ]
-    return [what for what, count in facts if not count]

@@ -1,6 +1,5 @@
 """What the processes that live on need of the machine, sampled over the run: memory, threads, open files."""
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,7 +37,7 @@ def needs(pid: int) -> dict[str, int]:
         return {
             "KiB of memory": int(status["VmRSS"].split()[0]),
             "threads": int(status["Threads"]),
-            "open files": len(os.listdir(f"/proc/{pid}/fd")),
+            "open files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
         }
     except (OSError, KeyError):
         return {}
