@@ -37,12 +37,13 @@ class Task:
     threads: int
     rate: float  # events a second of one thread
     upstream: str
+    linger: float = 0.05  # seconds: the longer, the more is in the journal alone when death comes
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
 
 
-def agent_for(data_dir: str | Path, upstream: str) -> Agent:
+def agent_for(data_dir: str | Path, upstream: str, linger: float = 0.05) -> Agent:
     """An agent as all producers have it."""
     destinations: list[Any]
     if upstream.startswith("unix:"):
@@ -56,7 +57,7 @@ def agent_for(data_dir: str | Path, upstream: str) -> Agent:
     return Agent(
         data_dir,
         destinations,
-        intake=IntakeSettings(overflow="block", buffer_events=10_000),
+        intake=IntakeSettings(overflow="block", buffer_events=10_000, linger=linger),
         spool=SpoolSettings(adopt_interval=1.0),
         delivery=DELIVERY,
     )
@@ -86,7 +87,7 @@ class Producer:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.agent = agent_for(task.data_dir, task.upstream)
+        self.agent = agent_for(task.data_dir, task.upstream, task.linger)
         self._flood_over, self._over = threading.Event(), threading.Event()
         with Path(task.notes).open("r+b") as file:
             self._returned = mmap.mmap(file.fileno(), 8 * plan.THREADS)

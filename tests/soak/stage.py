@@ -23,6 +23,8 @@ from soak.producer import TIMEOUT, Task
 
 SOAK: Final = Path(__file__).parent
 FOLDERS: Final = {"a": "a", "b": "b/data", "c": "c", "d": "d/data"}
+START: Final = 180.0
+"""Seconds that all may take to start, on a machine that does much else."""
 SIDECAR: Final = """
 [intake]
 buffer_events = 10000
@@ -51,8 +53,9 @@ type = "ledger"
 class ProducerProcess:
     """A producer from the outside, over its lives: each has its own notes."""
 
-    def __init__(self, stage: "Stage", slot: str, threads: int, rate: float) -> None:
+    def __init__(self, stage: "Stage", slot: str, threads: int, rate: float, *, linger: float = 0.05) -> None:
         self._stage, self.slot, self._threads, self._rate = stage, slot, threads, rate
+        self._linger = linger
         self.life = -1
         self.process: subprocess.Popen[str] | None = None
 
@@ -79,6 +82,7 @@ class ProducerProcess:
             self._threads,
             self._rate,
             upstream,
+            self._linger,
         )
         with (stage.folder / "logs" / self.slot).open("ab") as log:
             self.process = subprocess.Popen(
@@ -125,8 +129,8 @@ class Stage:
         self.producers = [
             ProducerProcess(self, "a0", 2, share),
             ProducerProcess(self, "a1", 2, share),
-            ProducerProcess(self, "a2", 1, share),
-            ProducerProcess(self, "c0", 2, share),
+            ProducerProcess(self, "a2", 1, share, linger=1.0),
+            ProducerProcess(self, "c0", 2, share, linger=1.0),
         ]
         # A request of a client holds some three events.
         self.clients = [
@@ -161,12 +165,14 @@ class Stage:
 
     def start(self) -> None:
         for sidecar in self.sidecars.values():
-            sidecar.start()
+            sidecar.start(wait=False)
         for producer in self.producers:
             producer.start()
+        for sidecar in self.sidecars.values():
+            until(sidecar._is_ready, START)
         for client in self.clients:
             client.start()
-        until(lambda: all(self._returned(each) for each in self.producers), 60)
+        until(lambda: all(self._returned(each) for each in self.producers), START)
 
     def _returned(self, producer: ProducerProcess) -> int:
         notes = self.folder / "notes" / f"{producer.slot}.{producer.life}"
