@@ -208,6 +208,19 @@ def test_books_that_are_off_by_one_do_not_agree(honest, lane, wrong):
     assert verdict.books != []
 
 
+@pytest.mark.parametrize(
+    ("repeats", "told", "kept"), [(1, 1, True), (2, 1, False), (-1, 1, False), (1, 0, False)]
+)
+def test_a_killed_sidecar_may_count_a_repeat_if_the_upstream_told_it_and_the_ledger_had_it_too(
+    honest, repeats, told, kept
+):
+    honest.saw["duplicate"] = 1
+    for lane, by in (("payment_kit", repeats), ("ledger", repeats * told)):
+        honest.books["b"][lane]["accepted"] += by
+        honest.books["b"][lane]["delivered"] += by
+    assert judge(honest).kept is kept
+
+
 def test_a_run_that_saw_too_little_proves_nothing(honest):
     del honest.saw["429"]
     verdict = judge(honest)

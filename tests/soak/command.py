@@ -44,10 +44,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in this new folder, and leave it")
     parser.add_argument("--still", action="store_true", help="without faults")
     parser.add_argument("--json", action="store_true", help="the verdict as JSON")
-    parser.add_argument("--verbose", action="store_true", help="say every fault, also to no terminal")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="say every fault, and how it goes also where there is no terminal",
+    )
     given = parser.parse_args(arguments)
     seed = random.randrange(2**32) if given.seed is None else given.seed
     print(f"seed {seed}", file=sys.stderr, flush=True)
+    if given.keep is not None and given.keep.exists() and any(given.keep.iterdir()):
+        parser.error(f"{given.keep} is not empty")
     folder = Path(tempfile.mkdtemp(prefix="soak-")) if given.keep is None else given.keep
     began = time.monotonic()
 
@@ -55,8 +61,12 @@ def main(arguments: list[str]) -> int:
         if given.verbose or sys.stderr.isatty():
             print(f"{time.monotonic() - began:7.1f} s  {words}", file=sys.stderr, flush=True)
 
+    def say_fault(words: str) -> None:
+        if given.verbose:
+            say(words)
+
     options = Options(given.seconds, seed, given.rate, given.patience, given.still)
-    Course(folder, options, say).run()
+    Course(folder, options, say, say_fault).run()
     verdict = judge(gather(folder))
     show(verdict, as_json=given.json)
     if given.keep is None and verdict.kept:

@@ -1,6 +1,7 @@
 """The course of a soak: a storm, then calm, then everything drains, is closed, and is written down."""
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -37,10 +38,16 @@ class Stuck(Exception):
 class Course:
     """Runs one soak in *folder*, and leaves there all that `evidence` reads."""
 
-    def __init__(self, folder: Path, options: Options, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: Options,
+        say: Callable[[str], None],
+        say_fault: Callable[[str], None],
+    ) -> None:
         self._folder, self._options, self._say = folder, options, say
         self._stage = Stage(folder, options.seed, options.rate)
-        self._storm = Storm(self._stage, options.seed, say)
+        self._storm = Storm(self._stage, options.seed, say_fault)
         self._wrong: list[str] = []
         self._fresh: Counter[str] = Counter()
         self._saw: Counter[str] = Counter()
@@ -57,6 +64,7 @@ class Course:
         try:
             stage.start()
             watch.start()
+            threading.Thread(target=self._progress, args=(watch.over,), daemon=True).start()
             if options.still:
                 time.sleep(options.seconds)
             else:
@@ -73,6 +81,11 @@ class Course:
             watch.over.set()
             self._write(watch)
             stage.end()
+
+    def _progress(self, over: threading.Event) -> None:
+        while not over.wait(10.0):
+            faults = sum(self._storm.dealt.values())
+            self._say(f"{self._stage.accepted():,} accepted, {faults:,} faults dealt")
 
     def _saw_enough(self) -> bool:
         if self._options.seconds < PROVES:
