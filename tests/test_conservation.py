@@ -282,15 +282,20 @@ def acts_of(folder: Path) -> Evidence:
 def test_half_a_minute_of_everything_at_once_keeps_every_event(tmp_path):
     print(f"seed {SEED} (set PER_AGENT_TEST_SEED to repeat)")
     began = time.monotonic()
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "tests.soak", "--seconds", str(PROVES), "--seed", str(SEED), "--json", "--verbose",
-            "--keep", str(tmp_path / "soak"),
-        ],
-        capture_output=True, text=True, timeout=580, check=False, cwd=ROOT,
-    )  # fmt: skip
-    print(done.stderr[-5000:])
-    verdict = json.loads(done.stdout)
+    command = ["-m", "tests.soak", "--seconds", str(PROVES), "--seed", str(SEED), "--json", "--verbose"]
+    soak = subprocess.Popen(
+        [sys.executable, *command, "--keep", str(tmp_path / "soak")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        out, said = soak.communicate(timeout=540)
+    finally:
+        soak.terminate()  # it then ends all that it started
+    print(said[-5000:])
+    verdict = json.loads(out)
     print(f"{verdict['line']}, in {time.monotonic() - began:.0f} s")
     assert verdict["kept"], [verdict["line"], *verdict["missing"][:5], *verdict["books"], *verdict["wrong"]]
-    assert done.returncode == 0
+    assert soak.returncode == 0

@@ -4,6 +4,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -65,6 +66,7 @@ def main(arguments: list[str]) -> int:
         if given.verbose:
             say(words)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left behind
     options = Options(given.seconds, seed, given.rate, given.patience, given.still)
     Course(folder, options, say, say_fault).run()
     verdict = judge(gather(folder))

@@ -1,6 +1,7 @@
 """The course of a soak: a storm, then calm, then everything drains, is closed, and is written down."""
 
 import json
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -116,7 +117,10 @@ class Course:
         for producer in self._stage.producers:
             producer.say("quit")
         for producer in self._stage.producers:
-            code = producer.wait(self._options.patience)
+            try:
+                code = producer.wait(self._options.patience)
+            except subprocess.TimeoutExpired:
+                raise Stuck(f"producer {producer.slot} does not end") from None
             if code != 0:
                 self._wrong.append(f"producer {producer.slot} ended with {code}")
 

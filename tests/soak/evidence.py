@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from per_agent import Ledger
 from soak import plan
 from soak.stage import FOLDERS
 
@@ -133,12 +134,10 @@ def _ledger(file: Path, place: str, found: Evidence) -> None:
                 " JOIN account ON account.id = meter_event.account"
             ),
         )
-        counted = (
-            database.execute("SELECT count(*) FROM activity_identifier").fetchone()[0],
-            database.execute("SELECT count(*) FROM meter_event").fetchone()[0],
-        )
     found.places[place] = acts
-    found.counted[place] = counted
+    ledger = Ledger(file)
+    found.counted[place] = ledger.totals()
+    ledger.close()
 
 
 def _meter_act(row: tuple[Any, ...]) -> Act:

@@ -43,9 +43,8 @@ class Verdict:
 
     @property
     def findings(self) -> list[str]:
-        return [
-            *self.missing, *self.doubled, *self.invented, *self.changed, *self.books, *self.wrong
-        ]  # fmt: skip
+        parts = (self.wrong, self.missing, self.doubled, self.invented, self.changed, self.books)
+        return [words for part in parts for words in part]
 
     @property
     def kept(self) -> bool:
