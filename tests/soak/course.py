@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from per_agent import Agent
 from soak import plan
+from soak.operators import letter_name
 from soak.producer import add, agent_for
 from soak.stage import FOLDERS, Stage
-from soak.storm import Storm, letter_name
+from soak.storm import Storm
 from soak.verdict import PROVES, unseen
 from soak.watch import Watch, size
 

@@ -9,10 +9,10 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from per_agent import Agent, SpoolError, Unavailable
+from per_agent import Unavailable
+from soak.operators import Operator
 from soak.stage import FOLDERS, Stage
 
 FAIR: Final = {
@@ -36,7 +36,6 @@ class Storm:
     Attributes:
         dealt: how often each fault came.
         wrong: what was found to be wrong meanwhile, in words: the verdict is "no" then.
-        dead: for each folder, the dead letters that were seen and purged: lane and name.
     """
 
     def __init__(self, stage: Stage, seed: int, say: Callable[[str], None]) -> None:
@@ -46,10 +45,10 @@ class Storm:
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._busy: set[str] = set()
         self._foul: dict[str, str] = {}
-        self._operator = ThreadPoolExecutor(1, "operator")
         self._log_at = 0  # where in its log the sidecar's present life begins
         self.dealt: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self._operator = Operator(stage, self.wrong, say)
 
     def rage(self, seconds: float, enough: Callable[[], bool]) -> None:
         """Strike for so long, and up to as long again until it was *enough*; then all that was taken is back."""
@@ -68,7 +67,7 @@ class Storm:
             time.sleep(0.02)
         while self._later:
             self._do_due(float("inf"))
-        self._operator.shutdown()
+        self._operator.end()
         self._foul.clear()
         self._stage.oracle.weather(weather={})
         self._stage.oracle.settings(meters={})
@@ -287,46 +286,11 @@ class Storm:
     def _look_after_letters(self) -> bool:
         group = self._draw.choice("abd")
         self._dealt("dead letters purged", group)
-        self._operator.submit(self._guarded, lambda: self._purge(group))
+        self._operator.purge(group)
         return True
-
-    def _purge(self, group: str) -> None:
-        letters = Agent(self._stage.data_dir(group)).dead_letters
-        found = list(letters)
-        # Noted first: of a request that is not answered nobody knows whether it was followed.
-        with (self._stage.folder / "purged").open("a") as file:
-            for each in found:
-                file.write(f"{group} {each.lane} {letter_name(each.letter.event)}\n")
-        letters.purge(found)
 
     def _audit(self) -> bool:
         group = self._draw.choice(list(FOLDERS))
         self._dealt("books audited", group)
-        self._operator.submit(self._guarded, lambda: self._balance(group))
+        self._operator.audit(group)
         return True
-
-    def _balance(self, group: str) -> None:
-        books = Agent(self._stage.data_dir(group)).books()
-        for lane, counts in books.items():
-            if not counts.balanced:
-                self.wrong.append(f"the books of {group} did not balance meanwhile: {lane}: {counts}")
-
-    def _guarded(self, do: Callable[[], Any]) -> None:
-        try:
-            do()
-        except SpoolError as error:  # its holder is frozen, or was killed before it answered
-            self._say(f"the operator was told: {error}")
-        except Exception as error:
-            self.wrong.append(f"looking after it failed: {error!r}")
-
-
-def letter_name(encoded: bytes) -> str:
-    """The name of the event of a dead letter."""
-    from per_agent.event import Activity, decode  # noqa: PLC0415  (not a public name)
-
-    event = decode(encoded)
-    if isinstance(event, Activity):
-        return event.user_id
-    from soak.plan import parsed  # noqa: PLC0415
-
-    return str(parsed(event.metadata)["name"])
