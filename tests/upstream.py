@@ -39,6 +39,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -82,6 +83,8 @@ class Score:
 class UpstreamServer:
     """The upstream's process, from the outside. `start` after `stop` or `kill` takes the same port again."""
 
+    program: Sequence[str] = (__file__,)
+
     def __init__(self, folder: Path, port: int = 0) -> None:
         self.port = port
         self._score = Path(folder) / "upstream-score.ndjson"
@@ -99,7 +102,7 @@ class UpstreamServer:
         """Return when it is listening."""
         if self.running:
             return self
-        command = [sys.executable, __file__, "--port", str(self.port), "--score", str(self._score)]
+        command = [sys.executable, *self.program, "--port", str(self.port), "--score", str(self._score)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -166,11 +169,10 @@ class UpstreamServer:
         self.stop()
 
 
-async def serve(host: str, port: int, score: Path | None) -> None:
-    from upstream_books import Books  # noqa: PLC0415  (the client side, in every test, needs none of it)
-    from upstream_wire import Connection  # noqa: PLC0415
+async def serve(host: str, port: int, make_books: Callable[[], Any]) -> None:
+    from upstream_wire import Connection  # noqa: PLC0415  (the client side, in every test, needs none of it)
 
-    books = Books(score)
+    books = make_books()
 
     def opened() -> None:
         books.connections += 1
@@ -190,10 +192,16 @@ async def serve(host: str, port: int, score: Path | None) -> None:
     await orphaned.wait()
 
 
+def made(score: Path | None) -> Any:
+    from upstream_books import Books  # noqa: PLC0415  (as above)
+
+    return Books(score)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Per and Payment Kit for tests; keeps score.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--score", type=Path)
     given = parser.parse_args()
-    asyncio.run(serve(given.host, given.port, given.score))
+    asyncio.run(serve(given.host, given.port, lambda: made(given.score)))
