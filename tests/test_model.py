@@ -26,13 +26,13 @@ from per_agent.spool import (
     Settlement,
     Store,
     abandoned,
-    audit,
     folder,
     loose,
     own,
     snapshots,
     take_journals,
 )
+from per_agent.spool.filed import letters as filed_letters
 from per_agent.spool.inflow import Inflow
 from per_agent.spool.recovery import Recovery
 
@@ -169,7 +169,7 @@ class DataFolderMachine(RuleBasedStateMachine):
                 for block in store.head(lane, None, 10_000)[0]:
                     with store.transaction() as changes:
                         changes.settle(block, Settlement(delivered=list(block.pending())))
-            letters = [(filed.lane, filed.number) for filed in audit.letters(claim.folder)]
+            letters = [(filed.lane, filed.number) for filed in filed_letters(claim.folder)]
             for lane, number in letters:
                 with store.transaction() as changes:
                     changes.purge(lane, [number])
@@ -230,7 +230,7 @@ class DataFolderMachine(RuleBasedStateMachine):
 
     @rule(lane=st.sampled_from(LANES), again=st.booleans())
     def look_after_the_dead(self, lane, again):
-        letters = [filed for filed in audit.letters(self.claim.folder) if filed.lane == lane][:2]
+        letters = [filed for filed in filed_letters(self.claim.folder) if filed.lane == lane][:2]
         numbers = [filed.number for filed in letters]
         with self.store.transaction() as changes:
             (changes.requeue if again else changes.purge)(lane, numbers)
