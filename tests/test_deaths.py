@@ -32,7 +32,7 @@ from per_agent.failpoint import POINTS
 from per_agent.journal import layout
 from per_agent.settings import AgentSettings, Settings
 from per_agent.sidecar.token import token_of
-from per_agent.spool import snapshots
+from per_agent.spool import ballast, snapshots
 
 MORTAL = Path(__file__).with_name("mortal.py")
 KILLED = -9
@@ -276,11 +276,11 @@ def closing_agent(agent: Agent) -> Iterator[Agent]:
 
 
 def assert_nothing_left(world: World) -> None:
-    """One spool is kept, and nothing in it but its lock and its database."""
+    """One spool is kept, and nothing in it but its lock, its database and its ballast."""
     assert not list(world.data_dir.rglob("*.journal*"))
     (spool,) = (world.data_dir / "spools").iterdir()
     kept = {path.name for path in spool.iterdir()} - {"cache.db", "cache.db-wal", "cache.db-shm", "requests"}
-    assert kept == {"owner.lock"}
+    assert kept == {"owner.lock", ballast.FILE}
     assert not list(spool.glob("requests/*.ask"))
 
 
