@@ -39,6 +39,7 @@ POINTS: Final = frozenset(
         "block written",
         "before commit",
         "after commit",
+        "commit noted",
         "committed alone",
         "slots released",
         "journal replaced",
@@ -70,8 +71,19 @@ POINTS: Final = frozenset(
         "letters purged",
         "letters answered",
         "answer fetched",
-        # and the disk is kept small
+        # what is damaged is set aside
+        "rows salvaged",
+        "salvage balanced",
+        "salvage reported",
+        "salvage built",
+        "damaged file moved",
+        "salvage moved",
+        "report moved",
+        "salvage removed",
+        # and the disk is kept small, with room to spare
         "checkpoint",
+        "ballast allocated",
+        "ballast cut",
     }
 )
 """Every step; a test dies at each of them."""

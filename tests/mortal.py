@@ -35,6 +35,7 @@ from per_agent import (
 from per_agent.destinations import Retry
 from per_agent.settings import AgentSettings, Settings
 from per_agent.sidecar.token import token_of
+from per_agent.spool.salvage import DAMAGED
 
 # Small, so that few events make many commits.
 INTAKE = IntakeSettings(buffer_events=500, block_events=4, linger=0.01)
@@ -86,6 +87,11 @@ def down() -> MemoryDestination:
     return MemoryDestination(itertools.repeat(Retry("down")), name="ledger")
 
 
+def standing(data_dir: Path) -> list[Path]:
+    """The spools, and what is left of them; but not what was set aside as damaged."""
+    return [path for path in (data_dir / "spools").iterdir() if path.suffix != DAMAGED]
+
+
 def make_meter(agent: Agent, name: str) -> None:
     with contextlib.suppress(UpstreamError):  # it is there
         agent.meters.create(name=name, event_name=name, unit="calls")
@@ -119,7 +125,7 @@ def heir(life: Life) -> None:
     make_meter(agent, "calls")
     life.record_some(agent)
     agent.flush(20)
-    until(lambda: len(list((life.data_dir / "spools").iterdir())) == 1)
+    until(lambda: len(standing(life.data_dir)) == 1)
     life.record_some(agent)
     agent.close(20)
 

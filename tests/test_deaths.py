@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from command import Command
-from mortal import DELIVERY, INTAKE, SPOOL, activate
+from mortal import DELIVERY, INTAKE, SPOOL, activate, standing
 from upstream import UpstreamServer
 from waiting import until
 
@@ -32,10 +32,12 @@ from per_agent.failpoint import POINTS
 from per_agent.journal import layout
 from per_agent.settings import AgentSettings, Settings
 from per_agent.sidecar.token import token_of
-from per_agent.spool import ballast, snapshots
+from per_agent.spool import ballast, salvage, snapshots
+from per_agent.spool.disk import FILE
 
 MORTAL = Path(__file__).with_name("mortal.py")
 KILLED = -9
+NO_HEAD = bytes(100)
 FIRST_TWO = (1, 2)
 SOME = (1, 2, 7)
 
@@ -73,6 +75,7 @@ SCENARIOS = {
     "block written": Scenario(at=SOME),
     "before commit": Scenario(at=SOME),
     "after commit": Scenario(at=SOME),
+    "commit noted": Scenario(at=SOME),
     "committed alone": Scenario("heir", "a later version's journal"),
     "slots released": Scenario(at=SOME),
     "journal replaced": Scenario("robbed", at=FIRST_TWO),
@@ -101,7 +104,17 @@ SCENARIOS = {
     "letters purged": Scenario("purge", "dead letters"),
     "letters answered": Scenario("purge", "dead letters"),
     "answer fetched": Scenario("purge", "dead letters"),
+    "rows salvaged": Scenario("heir", "damaged spools", at=FIRST_TWO),
+    "salvage balanced": Scenario("heir", "damaged spools", at=FIRST_TWO),
+    "salvage reported": Scenario("heir", "damaged spools", at=FIRST_TWO),
+    "salvage built": Scenario("heir", "damaged spools", at=FIRST_TWO),
+    "damaged file moved": Scenario("heir", "damaged spools", at=FIRST_TWO),
+    "salvage moved": Scenario("heir", "damaged spools", at=FIRST_TWO),
+    "report moved": Scenario("heir", "damaged spools", at=FIRST_TWO),
+    "salvage removed": Scenario("heir", "damaged spools", at=FIRST_TWO),
     "checkpoint": Scenario("full", at=FIRST_TWO),
+    "ballast allocated": Scenario(),
+    "ballast cut": Scenario(),
 }
 
 
@@ -112,6 +125,7 @@ BESIDES = {
     "before commit": HEIR,
     "after commit": HEIR,
     "before settle": HEIR,
+    "ballast allocated": HEIR,
     "ledger committed": HEIR,
 }
 
@@ -123,6 +137,7 @@ class World:
     home: Path
     url: str = ""
     lives: int = 0
+    damaged: tuple[tuple[str, bytes], ...] = ()  # by their ids the databases that are to be set aside
 
     @property
     def data_dir(self) -> Path:
@@ -198,6 +213,7 @@ def legacy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, World], N
             ESTATES[estate](made[estate])
         shutil.copytree(made[estate].home, world.home, dirs_exist_ok=True)
         world.lives = 10
+        world.damaged = made[estate].damaged
 
     return put
 
@@ -241,6 +257,18 @@ def _set_format(journal: Path, number: int) -> None:
     journal.write_bytes(content)
 
 
+def _damaged_spools(world: World) -> None:
+    """Three spools: one has a database without its head, one nothing but its log."""
+    assert world.live("abandoned") == KILLED
+    headless, emptied, _ = sorted((world.data_dir / "spools").iterdir())
+    with closing(sqlite3.connect(headless / FILE)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = (headless / FILE).read_bytes()
+    (headless / FILE).write_bytes(NO_HEAD + content[len(NO_HEAD) :])
+    os.truncate(emptied / FILE, 0)
+    world.damaged = tuple((spool.name, (spool / FILE).read_bytes()) for spool in (headless, emptied))
+
+
 def _dead_letters(world: World) -> None:
     assert world.live("upstream") == 0
 
@@ -251,6 +279,7 @@ ESTATES: dict[str, Callable[[World], None]] = {
     "three spools": _three_spools,
     "a spool half removed": _half_removed,
     "a later version's journal": _a_later_versions_journal,
+    "damaged spools": _damaged_spools,
     "dead letters": _dead_letters,
 }
 
@@ -259,10 +288,13 @@ ESTATES: dict[str, Callable[[World], None]] = {
 
 
 def assert_books_balance(world: World) -> None:
-    """Right after a death, before anybody cleaned up."""
+    """Right after a death, before anybody cleaned up. What is still damaged is told."""
     with _asking:
         asked = Command(world.home)("books", "--json")
-    assert asked.code == 0, asked.out + asked.err
+    problems = asked.json["problems"]
+    assert asked.code == (1 if problems else 0), asked.out + asked.err
+    assert len(problems) <= len(world.damaged), problems
+    assert all("is damaged, and is set aside by the next agent" in problem for problem in problems), problems
     with closing_agent(Agent(world.data_dir)) as agent:
         assert all(books.balanced for books in agent.books().values())
 
@@ -278,10 +310,15 @@ def closing_agent(agent: Agent) -> Iterator[Agent]:
 def assert_nothing_left(world: World) -> None:
     """One spool is kept, and nothing in it but its lock, its database and its ballast."""
     assert not list(world.data_dir.rglob("*.journal*"))
-    (spool,) = (world.data_dir / "spools").iterdir()
+    (spool,) = standing(world.data_dir)
     kept = {path.name for path in spool.iterdir()} - {"cache.db", "cache.db-wal", "cache.db-shm", "requests"}
     assert kept == {"owner.lock", ballast.FILE}
     assert not list(spool.glob("requests/*.ask"))
+    aside = {report.spool: report for report in salvage.reports(world.data_dir)}
+    assert set(aside) == {spool for spool, _ in world.damaged}
+    for spool_id, content in world.damaged:
+        assert aside[spool_id].lost == {"ledger": 0}
+        assert (Path(aside[spool_id].aside) / FILE).read_bytes() == content, "as it was found"
 
 
 def in_the_ledger(world: World) -> list[str]:
@@ -307,7 +344,7 @@ def drain_to_the_ledger(world: World) -> None:
                 agent.meters.create(name=meter, event_name=meter, unit="calls")
         agent.start(wait=True)
         assert agent.flush(60)
-        until(lambda: len(list((world.data_dir / "spools").iterdir())) == 1)
+        until(lambda: len(standing(world.data_dir)) == 1)
         books = agent.books()["ledger"]
         totals = ledger.totals()
     counted = in_the_ledger(world)
@@ -413,8 +450,8 @@ def prepared(
             "path": "*/meter-events",
             "method": "POST",
             "events": ["poison"],
-            "status": 413,
-            "body": {"error": "no"},
+            "status": 400,
+            "body": {"error": '"payload.value" must be a number'},
         }
     ]
     upstream.control(rules=rules, settings={"meters": {"late": "inactive"}})

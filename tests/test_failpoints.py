@@ -23,7 +23,7 @@ STEPS: Final = {
     "transaction", "transact", "Cache",
 }  # fmt: skip
 ONLY_OF_OS: Final = {"write", "remove", "replace", "pwrite", "writev"}
-MAPPED: Final = {"mapped", "buffer", "new"}  # what the journal's modules call a mapping that they write to
+MAPPED: Final = {"self._mapped", "buffer", "new"}  # what the journal's modules call a mapping that they write to
 
 Step = tuple[str, str, str]
 """Module, function, and what it does."""
@@ -35,8 +35,13 @@ IN_THE_CALLER: dict[Step, tuple[str, str, str]] = {
         "_dying.write_and_die",
         "write",
     ),
-    ("journal/journal.py", "Journal.release", "mapped[] ="): ("spool/inflow.py", "Inflow.written", "release"),
-    ("journal/layout.py", "write_head", "buffer[] ="): ("journal/journal.py", "make", "_create"),
+    ("journal/journal.py", "Journal.release", "self._mapped[] ="): (
+        "spool/inflow.py",
+        "Inflow.written",
+        "release",
+    ),
+    ("journal/layout.py", "write_head", "buffer[] ="): ("journal/file.py", "create", "write_head"),
+    ("spool/salvage.py", "_write", "fsync"): ("spool/salvage.py", "replace", "_write"),
     ("spool/store.py", "Store.transaction", "transaction"): (
         "spool/spooler.py",
         "Spooler._commit",
@@ -51,44 +56,53 @@ _ROBBED = "somebody deleted the journal: until the copy of it is whole, what was
 _SOCKET = "a socket's file holds nothing: the next process tries it, and replaces it where nobody listens"
 _PARTIAL = "nobody reads the file until it has its name"
 _LAST = "the last of its steps: it only takes away what nobody reads any more"
+_POWER = "for power loss: what a dead process did, the kernel keeps without it"
+_UNBUILT = "what is not whole has another name, and is thrown away and built again"
+_ROOM = "it is nothing but room: who opens the spool next makes it anew"
 
 WITHOUT: dict[Step, str] = {
-    ("journal/journal.py", "make", "mkdir"): _EMPTY,
-    ("journal/journal.py", "_create", "unlink"): "the disk refused the file, and no event is in it",
+    ("journal/file.py", "create", "unlink"): "the disk refused the file, and no event is in it",
+    ("journal/journal.py", "make", "files.make_folder"): _EMPTY,
     ("journal/journal.py", "Journal._replace", "unlink"): _ROBBED,
     ("journal/journal.py", "Journal._replace", "new[] ="): _ROBBED,
-    ("journal/left.py", "set_aside", "rename"): "nothing calls it at present",
-    ("ledger/connection.py", "_create", "mkdir"): _EMPTY,
+    ("ledger/connection.py", "_create", "files.make_folder"): _EMPTY,
     ("ledger/connection.py", "_create", "unlink"): _LAST,
-    (
-        "ledger/connection.py",
-        "_create",
-        "fsync",
-    ): "for power loss: what a dead process did, the kernel keeps without it",
+    ("ledger/connection.py", "_create", "fsync"): _POWER,
+    ("ledger/connection.py", "_file_problem", "unlink"): _LAST,
     ("ledger/connection.py", "_prepare", "COMMIT"): "it ends a transaction that has only read",
-    ("sidecar/listeners.py", "_unix", "mkdir"): _EMPTY,
+    ("sidecar/listeners.py", "_unix", "files.make_folder"): _EMPTY,
     ("sidecar/listeners.py", "_unix", "chmod"): _SOCKET,
     ("sidecar/listeners.py", "_unix", "unlink"): _SOCKET,
     ("sidecar/listeners.py", "_remove_stale", "unlink"): _SOCKET,
     ("sidecar/listeners.py", "_remove_file", "unlink"): _SOCKET,
-    ("sidecar/token.py", "_make", "mkdir"): _EMPTY,
-    ("sidecar/token.py", "_make", "open"): _PARTIAL,
+    ("sidecar/token.py", "_make", "files.make_folder"): _EMPTY,
+    ("sidecar/token.py", "_make", "files.create"): _PARTIAL,
     ("sidecar/token.py", "_make", "file.write"): _PARTIAL,
     ("sidecar/token.py", "_make", "unlink"): _LAST,
+    ("spool/ballast.py", "Ballast._room_beside", "unlink"): _ROOM,
+    ("spool/ballast.py", "Ballast.release", "unlink"): _ROOM,
+    ("spool/ballast.py", "_allocated", "open"): _ROOM,
     (
         "spool/disk.py",
         "Disk.__init__",
         "mkdir",
-    ): "the folder is there: the lock that its claim holds lies in it",
-    ("spool/folder.py", "prepare", "mkdir"): _EMPTY,
+    ): "the folder is there, as the lock that its claim holds lies in it; or it is a salvage's, begun anew",
+    ("spool/folder.py", "prepare", "files.make_folder"): _EMPTY,
     (
         "spool/folder.py",
         "_cannot_lock",
         "open",
     ): "it asks the file system for locks, in a folder that is given up",
-    ("spool/letters.py", "_write", "open"): _PARTIAL,
+    ("spool/letters.py", "_make_requests", "mkdir"): _EMPTY,
+    ("spool/letters.py", "_write", "unlink"): _PARTIAL,
+    ("spool/letters.py", "_write", "files.create"): _PARTIAL,
     ("spool/letters.py", "_ask_holder", "unlink"): _LAST,
     ("spool/letters.py", "answer_requests.answer", "unlink"): _LAST,
+    ("spool/salvage.py", "_sync", "fsync"): _POWER,
+    ("spool/salvage.py", "_write", "open"): _UNBUILT,
+    ("spool/salvage.py", "_write", "file.write"): _UNBUILT,
+    ("spool/salvage.py", "finish", "rmtree"): _UNBUILT,
+    ("spool/salvage.py", "finish", "mkdir"): "the report says its name, and who goes on finds it by that",
     (
         "spool/transaction.py",
         "Transaction.set_aside",
@@ -165,6 +179,8 @@ def _step(call: ast.Call) -> str | None:
     ]
     if name in STEPS or (name in ONLY_OF_OS and on == "os"):
         return name
+    if on == "files" and name in ("create", "make_folder"):
+        return f"files.{name}"
     if name == "write" and on == "file":
         return "file.write"
     if name == "replace" and len(call.args) == 1 and not call.keywords:  # a path's: a text's takes two
@@ -251,7 +267,8 @@ def test_the_source_has_the_steps_that_this_reads_from_it():
     }
     # One of each kind, so that a reader of the source that has gone blind is seen.
     assert steps >= {
-        ("journal/journal.py", "posix_fallocate"),
+        ("journal/file.py", "posix_fallocate"),
+        ("journal/journal.py", "self._mapped[] ="),
         ("journal/journal.py", "rename"),
         ("journal/journal.py", "pack"),
         ("journal/left.py", "unlink"),
@@ -259,6 +276,7 @@ def test_the_source_has_the_steps_that_this_reads_from_it():
         ("spool/folder.py", "open"),
         ("spool/folder.py", "fsync"),
         ("spool/letters.py", "file.write"),
+        ("spool/letters.py", "files.create"),
         ("spool/spooler.py", "transaction"),
         ("spool/disk.py", "Cache"),
         ("spool/disk.py", "wal_checkpoint"),

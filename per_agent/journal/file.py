@@ -27,6 +27,7 @@ def create(path: Path, size: int) -> tuple[mmap.mmap, int]:
         mapped = mmap.mmap(fd, size)
         with memoryview(mapped) as buffer:
             layout.write_head(buffer, (size - layout.HEAD) // layout.SLOT, time.time())
+        failpoint.reach("journal made")
         # Raises where it was taken for an abandoned one before it was locked.
         return mapped, path.stat().st_ino
     except BlockingIOError:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from per_agent import failpoint
+
 FILE: Final = (
     "ballast.cache.db"  # diskcache deletes foreign files when it repairs, but those that bear this name
 )
@@ -116,7 +118,9 @@ def _allocated(file: Path, size: int, kept: int) -> bool:
         opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(opened, 0, size)
+            failpoint.reach("ballast allocated")
             os.ftruncate(opened, kept)
+            failpoint.reach("ballast cut")
         finally:
             os.close(opened)
     except OSError as error:

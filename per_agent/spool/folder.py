@@ -55,6 +55,7 @@ class Claim:
     def note(self, words: bytes) -> None:
         """Write *words* into the file of the lock, without an fsync."""
         os.pwrite(self._fd, words, 0)
+        failpoint.reach("commit noted")
 
     def noted(self) -> bytes:
         """What the file of the lock holds."""

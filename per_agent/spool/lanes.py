@@ -10,7 +10,7 @@ from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt
 from per_agent.month import ByMonth, Month
 from per_agent.spool import block as blocks
-from per_agent.spool.disk import FILE, check_files
+from per_agent.spool.disk import FILE, check_files, has_no_tables
 from per_agent.spool.records import Parking
 
 READ: Final = "SELECT key, value FROM Cache WHERE key > ? AND key < ? AND raw = 1 AND mode = 1 ORDER BY key"
@@ -80,10 +80,11 @@ def opened(file: Path) -> sqlite3.Connection:
     connection = _connect(file, "mode=ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         connection.close()
         log = file.with_name(f"{FILE}-wal")
-        if log.exists() and log.stat().st_size:
+        # What its maker died over is in the file and was never committed.
+        if has_no_tables(error) or (log.exists() and log.stat().st_size):
             raise
         # To read beside a writer takes a file of 32 KiB, for which there is no room on a full disk, and which
         # cannot be made on one that is read-only. Without a log all is in the database.

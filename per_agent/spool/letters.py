@@ -139,11 +139,11 @@ def _make_requests(place: Path) -> None:
     requests = place / _REQUESTS
     with suppress(FileExistsError):
         requests.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            owner = place.stat()
-            os.chown(requests, owner.st_uid, owner.st_gid, follow_symlinks=False)
     if requests.is_symlink():
         raise OSError(errno.ELOOP, "the folder of the requests is a symbolic link: remove it", str(requests))
+    if os.geteuid() == 0:  # also where it was there: its maker may have died over it
+        owner = place.stat()
+        os.chown(requests, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def answer_requests(

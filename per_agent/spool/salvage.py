@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from per_agent import failpoint
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt
 from per_agent.spool import block as blocks
@@ -81,8 +82,10 @@ def replace(folder: Path, why: str, witness: Witness | None) -> Report:
             disk.disconnect()
     report = Report(folder.name, why, str(_aside(folder)), pending, lost)
     _write(building / REPORT, msgspec.json.encode(report))
+    failpoint.reach("salvage reported")
     _sync(building)
     building.rename(folder / _BUILT)
+    failpoint.reach("salvage built")
     _sync(folder)
     finish(folder)
     return report
@@ -102,11 +105,15 @@ def finish(folder: Path) -> None:
             for name in _FILES:
                 with suppress(FileNotFoundError):
                     (folder / name).rename(aside / name)
+                    failpoint.reach("damaged file moved")
             (built / FILE).rename(folder / FILE)
+            failpoint.reach("salvage moved")
             _sync(folder)
         (built / REPORT).rename(aside / REPORT)
+        failpoint.reach("report moved")
         _sync(aside)
     shutil.rmtree(built)
+    failpoint.reach("salvage removed")
     _sync(folder.parent)
 
 
@@ -156,6 +163,7 @@ def _put(disk: Disk, batch: list[tuple[str, bytes]]) -> None:
     with disk.transaction():
         for key, value in batch:
             disk.set(key, value)
+    failpoint.reach("rows salvaged")
 
 
 def _balance(disk: Disk, witness: Witness | None) -> tuple[dict[str, int], dict[str, int | None]]:
@@ -176,6 +184,7 @@ def _balance(disk: Disk, witness: Witness | None) -> tuple[dict[str, int], dict[
             pending[lane], lost[lane] = _balance_lane(disk, lane, known.get(lane), BlockId(seq))
         disk.set(SEQ, (seq + 1).to_bytes(8, "big"))
         disk.set(LAYOUT, b"\x01")
+    failpoint.reach("salvage balanced")
     return pending, lost
 
 
