@@ -76,15 +76,20 @@ def opened(file: Path) -> sqlite3.Connection:
     if not file.exists():
         raise FileNotFoundError(file)
     check_files(file)
+    log = file.with_name(f"{FILE}-wal")
+    if _has_content(log) and not _has_content(file):
+        # SQLite takes such a log for one that was left behind, and deletes it even when it is only to read.
+        error = sqlite3.DatabaseError("it is empty, and its log is not")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
     # Not immutable: the owner may be writing, and the write-ahead log holds the newest of it.
     connection = _connect(file, "mode=ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         connection.close()
-        log = file.with_name(f"{FILE}-wal")
         # What its maker died over is in the file and was never committed.
-        if has_no_tables(error) or (log.exists() and log.stat().st_size):
+        if has_no_tables(error) or _has_content(log):
             raise
         # To read beside a writer takes a file of 32 KiB, for which there is no room on a full disk, and which
         # cannot be made on one that is read-only. Without a log all is in the database.
@@ -93,6 +98,13 @@ def opened(file: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _has_content(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _connect(file: Path, how: str) -> sqlite3.Connection:
