@@ -40,6 +40,7 @@ KILLED = -9
 NO_HEAD = bytes(100)
 FIRST_TWO = (1, 2)
 SOME = (1, 2, 7)
+NOT_EACH_DAY = {"rows salvaged", "salvage reported", "report moved", "salvage removed"}  # their neighbours are
 
 
 @dataclass(frozen=True)
@@ -464,7 +465,7 @@ def prepared(
 def _single(point: str, nth: int, how: Scenario) -> Any:
     # Each day the first and the last; of an heir, which waits for looks that come every second, the first.
     rest = how.at[1:] if how.life == "heir" else how.at[1:-1]
-    marks = [pytest.mark.slow] if nth in rest else []
+    marks = [pytest.mark.slow] if nth in rest or point in NOT_EACH_DAY else []
     return pytest.param(point, nth, how, id=f"{how.life}-{point}:{nth}", marks=marks)
 
 

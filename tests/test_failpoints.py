@@ -23,7 +23,11 @@ STEPS: Final = {
     "transaction", "transact", "Cache",
 }  # fmt: skip
 ONLY_OF_OS: Final = {"write", "remove", "replace", "pwrite", "writev"}
-MAPPED: Final = {"self._mapped", "buffer", "new"}  # what the journal's modules call a mapping that they write to
+MAPPED: Final = {
+    "self._mapped",
+    "buffer",
+    "new",
+}  # what the journal's modules call a mapping that they write to
 
 Step = tuple[str, str, str]
 """Module, function, and what it does."""

@@ -592,7 +592,8 @@ agent.close()
 
 
 @as_root
-def test_root_can_ask_another_users_running_agent_to_change_its_dead_letters(tmp_path):
+@pytest.mark.parametrize("left", [False, True], ids=["first", "after one that died over it"])
+def test_root_can_ask_another_users_running_agent_to_change_its_dead_letters(tmp_path, left):
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     os.chown(data_dir, NOBODY, NOBODY)
@@ -600,6 +601,9 @@ def test_root_can_ask_another_users_running_agent_to_change_its_dead_letters(tmp
     holder = start(f"os.setgid({NOBODY}); os.setuid({NOBODY})\n" + HOLD, data_dir)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "refused\n"
+    if left:
+        (spool,) = (data_dir / "spools").iterdir()
+        (spool / "requests").mkdir(mode=0o700)
     letters = Agent(data_dir).dead_letters
     assert letters.purge(letters) == 1
     _, err = holder.communicate("\n", timeout=60)
