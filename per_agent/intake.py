@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from per_agent.errors import AgentClosed, BufferFull, PerAgentError
-from per_agent.event import MAX_EVENT_BYTES, Event, Progress, Receipt, encode, encode_unchecked
+from per_agent.event import MAX_EVENT_BYTES, Event, Progress, Receipt, encode, too_long
 from per_agent.journal import Journal, JournalFull, Place
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings
@@ -75,12 +75,12 @@ class Intake:
         Raises `InvalidEvent` when the event cannot be encoded, `AgentClosed` after `close`, and by the policy
         `raise` `BufferFull`, or `SpoolFull` when the disk limit is reached; the event is then not accepted.
         """
-        try:
-            encoded = encode_unchecked(event)  # a call less than `encode`, on every event's way
-        except UnicodeEncodeError:
-            encoded = b""
-        if not 0 < len(encoded) <= MAX_EVENT_BYTES:
-            encode(event)  # says what is wrong with it
+        return self.add(event.id, encode(event), lanes)
+
+    def add(self, id: str, encoded: bytes, lanes: tuple[str, ...]) -> Receipt:
+        """As `accept`, of an event that is encoded, by `encode` or by a shorter way."""
+        if len(encoded) > MAX_EVENT_BYTES:
+            raise too_long(encoded)
         waiting = self._waiting
         while True:
             if len(waiting) < self._room:
@@ -90,10 +90,10 @@ class Intake:
                 except JournalFull:
                     pass
             if not self._overflow(encoded, lanes):
-                return Receipt(event.id, encoded, lanes, self._progress, dropped=True)
+                return Receipt(id, encoded, lanes, self._progress, dropped=True)
         receipt = None
         try:
-            receipt = Receipt(event.id, encoded, lanes, self._progress, place)
+            receipt = Receipt(id, encoded, lanes, self._progress, place)
             waiting.append(receipt)
             # Once sealed, the mark counts no more: an earlier caller may be resetting it just now.
             if len(waiting) >= self._mark or self._sealed:

@@ -26,6 +26,7 @@ from per_agent.event import (
     MeterEvent,
     decode,
     encode,
+    encode_activity,
     event_from_record,
     iso,
     new_activity,
@@ -502,6 +503,11 @@ def test_an_enormous_number_in_a_record_is_refused_and_breaks_nothing(number):
         event_from_record(
             RECORDS.decode(f'{{"event_name": "n", "customer_id": "c", "value": {number}}}'), id="i", now=NOW
         )
+
+
+def test_the_short_way_to_encode_an_activity_gives_the_same_bytes():
+    fields = ("id-1", "acme", "Zoë", "active-users", 1_700_000_000.25)
+    assert encode_activity(*fields) == encode(Activity(*fields))
 
 
 # Identifiers

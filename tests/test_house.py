@@ -91,3 +91,15 @@ def test_a_command_that_the_readme_names_exists_and_teaches(command):
 def test_the_readme_has_a_row_for_what_add_may_raise():
     for error in ("InvalidEvent", "BufferFull", "SpoolFull", "AgentClosed", "Unavailable", "SpoolError"):
         assert error in README
+
+
+def test_each_row_of_what_can_happen_names_a_test_that_is_there():
+    table = README.partition("## What can happen, and what you lose")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 15
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", row)
+        assert named, row
+        for file, test in named:
+            source = (ROOT.parent / "tests" / file).read_text()
+            assert f"def {test or 'test_'}" in source, (file, test)

@@ -153,7 +153,7 @@ def test_a_pickle_in_the_place_of_a_block_costs_that_block_and_is_kept_as_eviden
 
 
 @pytest.mark.parametrize("key", ["l/m/n", "m/seq"])
-def test_a_spool_whose_books_are_a_pickle_is_left_alone_and_new_events_go_to_another(tmp_path, key):
+def test_books_that_are_a_pickle_are_set_aside_and_all_events_are_delivered(tmp_path, key):
     proof = tmp_path / "ran"
     folder = leave_behind(tmp_path, "own")
     with closing(sqlite3.connect(folder / "cache.db")) as database, database:
@@ -163,9 +163,11 @@ def test_a_spool_whose_books_are_a_pickle_is_left_alone_and_new_events_go_to_ano
     destination = MemoryDestination(name="m")
     with Agent(tmp_path, [destination]) as agent:
         assert agent.add_activity("acme", "new", "active").delivered(30)
-        assert agent.status()["spool"]["id"] != folder.name
+        until(lambda: {"own-0", "own-1", "own-2"} <= {each.user_id for each in destination.received})
+        assert agent.books()["m"].balanced
     assert not proof.exists()
-    assert (folder / "cache.db").exists()
+    (set_aside,) = folder.parent.glob("*.damaged")
+    assert list(set_aside.rglob("cache.db")), "what was damaged is kept"
 
 
 @pytest.mark.parametrize(

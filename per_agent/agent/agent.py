@@ -9,8 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from per_agent.agent.build import destination_of, lanes_of, meter_events_of, meters_of, reports_of
+from per_agent.agent.build import destination_of, lanes_of
 from per_agent.agent.life import Life
+from per_agent.agent.passthrough import Passthrough
 from per_agent.agent.statistics import Statistics
 from per_agent.books import Books, total
 from per_agent.destinations import Destination
@@ -22,12 +23,12 @@ from per_agent.event import (
     Event,
     MeterEvent,
     Receipt,
+    encode_activity,
     event_from_record,
     new_activity,
     new_meter_event,
 )
 from per_agent.log import Log
-from per_agent.passthrough import MeterEvents, Meters
 from per_agent.settings import (
     DeliverySettings,
     IntakeSettings,
@@ -39,7 +40,7 @@ from per_agent.settings import (
 from per_agent.spool import DeadLetters, loose, snapshots
 
 
-class Agent:
+class Agent(Passthrough):
     """Takes usage events in, keeps them on disk and delivers them in the background.
 
     Every argument is optional. Making an agent starts nothing and touches no file; threads start with the
@@ -69,6 +70,7 @@ class Agent:
         self.data_dir = default_data_dir(os.environ) if data_dir is None else Path(data_dir).absolute()
         self.destinations: tuple[Destination, ...] = tuple(destinations or [Ledger()])
         self._lanes = lanes_of(self.destinations)
+        self._activity_lanes = self._lanes[Activity]
         self._livemode = next((d.livemode for d in self.destinations if isinstance(d, PaymentKit)), None)
         self._life = Life(
             self.data_dir,
@@ -122,8 +124,25 @@ class Agent:
         """
         now = time.time()
         life = self._life
-        event = new_activity(billing_id, user_id, activity_type_id, at, life.new_id(now), now)
-        return life.intake.accept(event, self._lanes[Activity] or _nowhere("an activity"))
+        identifier, lanes = life.new_id(now), self._activity_lanes
+        if (
+            at is None
+            and type(billing_id) is str
+            and type(user_id) is str
+            and type(activity_type_id) is str
+            and billing_id
+            and user_id
+            and activity_type_id
+            and lanes
+        ):  # the way of nearly all: there is nothing to be said against it, and no event to be made for that
+            try:
+                encoded = encode_activity(identifier, billing_id, user_id, activity_type_id, now)
+            except UnicodeEncodeError:
+                pass  # it is said below what is wrong
+            else:
+                return life.intake.add(identifier, encoded, lanes)
+        event = new_activity(billing_id, user_id, activity_type_id, at, identifier, now)
+        return life.intake.accept(event, lanes or _nowhere("an activity"))
 
     def add_meter_event(  # noqa: PLR0913  (the upstream's own fields)
         self,
@@ -179,28 +198,6 @@ class Agent:
     def livemode(self) -> bool | None:
         """The mode of meter events that bring none: that of the Payment Kit destination; None without one."""
         return self._livemode
-
-    # Passthrough
-
-    def get_report(self, start: datetime | str | None = None, end: datetime | str | None = None) -> Any:
-        """Per's report of unique users, as its JSON says it. Straight to the upstream; raises `UpstreamError`."""
-        return reports_of(self.destinations).get_report(start, end)
-
-    async def get_report_async(
-        self, start: datetime | str | None = None, end: datetime | str | None = None
-    ) -> Any:
-        """As `get_report`, without blocking the event loop."""
-        return await reports_of(self.destinations).get_report_async(start, end)
-
-    @property
-    def meters(self) -> Meters:
-        """Payment Kit's meters, else the ledger's. Raises `ConfigError` without either."""
-        return meters_of(self.destinations)
-
-    @property
-    def meter_events(self) -> MeterEvents:
-        """Payment Kit's stored meter events, or the ledger's. Raises `ConfigError` without either."""
-        return meter_events_of(self.destinations)
 
     # What became of it all
 

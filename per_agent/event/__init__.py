@@ -9,8 +9,9 @@ from per_agent.event.kinds import (
     MeterEvent,
     decode,
     encode,
-    encode_unchecked,
+    encode_activity,
     iso,
+    too_long,
 )
 from per_agent.event.receipt import Progress, Receipt, Ticket
 
@@ -26,9 +27,10 @@ __all__ = [
     "Ticket",
     "decode",
     "encode",
-    "encode_unchecked",
+    "encode_activity",
     "event_from_record",
     "iso",
     "new_activity",
     "new_meter_event",
+    "too_long",
 ]

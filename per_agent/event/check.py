@@ -45,16 +45,6 @@ def new_activity(
     now: float,
 ) -> Activity:
     """An activity, checked. *at* None means *now*. Raises `InvalidEvent` with every problem named."""
-    if (
-        at is None
-        and type(billing_id) is str
-        and type(user_id) is str
-        and type(activity_type_id) is str
-        and billing_id
-        and user_id
-        and activity_type_id
-    ):
-        return Activity(id, billing_id, user_id, activity_type_id, now)
     check = _Check()
     event = Activity(
         check.text("id", id, _MAX_IDENTIFIER),

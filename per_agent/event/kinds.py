@@ -69,8 +69,7 @@ class MeterEvent(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False
 
 Event = Activity | MeterEvent
 
-encode_unchecked = msgspec.msgpack.Encoder().encode
-"""As `encode`, for the shortest way: raises `UnicodeEncodeError`, and does not look at the length."""
+_encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
 _decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
 
@@ -81,12 +80,25 @@ def encode(event: Event) -> bytes:
     Raises `InvalidEvent` where text has no UTF-8 form or the event is longer than `MAX_EVENT_BYTES`.
     """
     try:
-        encoded = encode_unchecked(event)
+        encoded = _encode(event)
     except UnicodeEncodeError as error:
         raise InvalidEvent({"event": f"holds text that has no UTF-8 form ({error.reason})"}) from None
     if len(encoded) > MAX_EVENT_BYTES:
-        raise InvalidEvent({"event": f"is {len(encoded)} bytes long, at most {MAX_EVENT_BYTES} are taken"})
+        raise too_long(encoded)
     return encoded
+
+
+def too_long(encoded: bytes) -> InvalidEvent:
+    """What is raised for an event that is longer than `MAX_EVENT_BYTES`."""
+    return InvalidEvent({"event": f"is {len(encoded)} bytes long, at most {MAX_EVENT_BYTES} are taken"})
+
+
+def encode_activity(id: str, billing_id: str, user_id: str, activity_type_id: str, at: float) -> bytes:
+    """As `encode` does it with an `Activity` of these, without making one, and at any length.
+
+    Raises `UnicodeEncodeError` where text has no UTF-8 form.
+    """
+    return _encode(("a", id, billing_id, user_id, activity_type_id, at))
 
 
 def decode(encoded: bytes) -> Event:

@@ -173,7 +173,7 @@ def absorbed(data_dir: Path) -> set[str] | None:
         except sqlite3.OperationalError as error:
             if folder.exists() and not has_no_tables(error) and os.access(folder, os.W_OK):
                 return None
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, SpoolError):
             continue
     return marks
 

@@ -20,7 +20,8 @@ _LETTER: Final = re.compile(rf"{_LANE}/x/[0-9a-f]{{12,}}")
 _BOOKS: Final = re.compile(rf"{_LANE}/n")
 _PARKING: Final = re.compile(rf"{_LANE}/r/[^/]+")
 _JOURNAL: Final = re.compile(r"j/[0-9a-f-]+")
-_OTHER: Final = re.compile(rf"{_LANE}/s|a/[0-9a-f-]+|m/seq|u/[0-9a-f-]+/(?:[0-9a-f]+|missing)")
+_SEQ: Final = "m/seq"
+_OTHER: Final = re.compile(rf"{_LANE}/s|a/[0-9a-f-]+|u/[0-9a-f-]+/(?:[0-9a-f]+|missing)")
 
 
 def fits(key: str, value: bytes) -> bool:
@@ -34,6 +35,8 @@ def fits(key: str, value: bytes) -> bool:
             msgspec.msgpack.decode(value, type=Parking)
         elif _BOOKS.fullmatch(key):
             return msgspec.msgpack.decode(value, type=Books).balanced
+        elif key == _SEQ:
+            return len(value) == 8 and int.from_bytes(value, "big") < 2**62
         elif _JOURNAL.fullmatch(key):
             Stamps.decode(value)
         elif _LOST.fullmatch(key):

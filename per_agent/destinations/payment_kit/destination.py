@@ -131,7 +131,8 @@ class PaymentKit:
         elif answer.status == 402:
             outcome = Parked(self._customer_key(event), reason)
         elif answer.status == 413:
-            outcome = Refused(reason, certain=False)  # a proxy that takes nothing must not bury everything
+            # Payment Kit answers in JSON; a proxy that takes nothing must not bury everything.
+            outcome = Refused(reason, certain=answer.object() is not None)
         elif means is Meaning.METER:
             outcome = Parked(self._meter_key(event), reason)
         elif means is Meaning.CUSTOMER:
