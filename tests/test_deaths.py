@@ -40,7 +40,12 @@ KILLED = -9
 NO_HEAD = bytes(100)
 FIRST_TWO = (1, 2)
 SOME = (1, 2, 7)
-NOT_EACH_DAY = {"rows salvaged", "salvage reported", "report moved", "salvage removed"}  # their neighbours are
+NOT_EACH_DAY = {
+    "rows salvaged",
+    "salvage reported",
+    "report moved",
+    "salvage removed",
+}  # their neighbours are
 
 
 @dataclass(frozen=True)
