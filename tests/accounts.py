@@ -6,7 +6,7 @@ from pathlib import Path
 from test_journal_kills import in_the_ledger
 from waiting import until
 
-from per_agent import Agent, DeliverySettings, Ledger, SpoolSettings
+from per_agent import Agent, Books, DeliverySettings, Ledger, SpoolSettings
 
 
 def delivered_once(data_dir: Path, returned: Collection[str], perhaps: Collection[str] = ()) -> None:
@@ -22,10 +22,12 @@ def delivered_once(data_dir: Path, returned: Collection[str], perhaps: Collectio
         spool=SpoolSettings(adopt_interval=0.1),
     ) as agent:
         # Spools and journals that dead processes left are found by looking from time to time.
-        until(
-            lambda: agent.flush(10) and agent.books()["ledger"].accepted >= len(set(returned)), 60, every=0.1
-        )
-        books = agent.books()["ledger"]
+        def all_is_there() -> Books | None:
+            agent.flush(10)
+            books = agent.books()["ledger"]
+            return books if books.accepted >= len(set(returned)) and not books.pending else None
+
+        books = until(all_is_there, 60, every=0.1)
         activities, _ = ledger.totals()
         # Books of spools that are drained are carried over, and their folders removed.
         until(lambda: len(list((data_dir / "spools").iterdir())) == 1, 60)

@@ -64,9 +64,16 @@ class DestinationStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IntakeStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The buffer before the spool: how many events wait in it, and how often the overflow policy was applied."""
+    """The buffer before the spool.
+
+    Attributes:
+        waiting: how many events wait in it.
+        journal: whether what is in memory is in a journal, too, and so outlives the process.
+        overflows: how often the overflow policy was applied, by what it did.
+    """
 
     waiting: int
+    journal: bool
     overflows: dict[str, int]
 
 
@@ -100,7 +107,9 @@ def statistics(names: Sequence[str], intake: Intake, engine: Engine | None) -> S
             lane: _destination(lane, books.get(lane, Books()), waiting, spools, deliveries.get(lane))
             for lane in lanes
         },
-        intake=IntakeStatistics(waiting=intake.waiting(), overflows=intake.overflows),
+        intake=IntakeStatistics(
+            waiting=intake.waiting(), journal=intake.journal is not None, overflows=intake.overflows
+        ),
         spool=spools[0] if spools else None,
         adopted=spools[1:],
         complete=engine is not None and engine.complete,

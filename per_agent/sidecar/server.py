@@ -255,11 +255,17 @@ class _Server:
         await self._disk()
         await asyncio.to_thread(self._service.agent.close, 0.0)
         unstored = self._in_memory()
-        log = self._log.error if unstored else self._log.info
+        lost = 0 if self._service.agent.statistics().intake.journal else unstored
+        found = {
+            "kept_on_the_disk": self._pending() - unstored,
+            "in_the_journal": unstored - lost,
+            "lost": lost,
+        }
+        log = self._log.error if lost else self._log.warning if unstored else self._log.info
         log(
-            "stopped", kept_on_the_disk=self._pending() - unstored, **({"lost": unstored} if unstored else {})
+            "stopped", **{what: count for what, count in found.items() if count or what == "kept_on_the_disk"}
         )
-        return unstored
+        return lost
 
     async def _disk(self) -> None:
         """Wait for a disk that is in trouble, also when told to hurry. One that is only full takes the rest."""
