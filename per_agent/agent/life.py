@@ -90,7 +90,7 @@ class Life:
         with self._starting:
             self._closed = True
             self.intake.close()
-            if self.engine is None:
+            if self.engine is None and self._ended is None:
                 self.intake.seal()  # there is no spooler to do it: what still slips in is refused, or seen here
                 if self.intake.waiting():
                     self._start_engine(store_here=True)

@@ -49,9 +49,12 @@ class Home:
             return False
         self.log = self._disk.log = Log(spool=self.held.id)
         self._disk.over()
+        return True
+
+    def ready(self) -> None:
+        """All that belongs to the spool is in its place."""
         if not self.opened.done():
             self.opened.set_result(None)
-        return True
 
     @property
     def is_open(self) -> bool:
