@@ -1,6 +1,9 @@
 """What is damage of a spool, and not trouble of its disk that passes."""
 
+import shutil
 import sqlite3
+import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +12,7 @@ import diskcache
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool import wal
 from per_agent.spool.disk import FILE
+from per_agent.spool.transaction import SEQ
 from per_agent.spool.witness import Witness
 
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -54,4 +58,23 @@ def before_opening(folder: Path, witness: Witness | None) -> str | None:
         if witness is not None or content:
             return "its database is gone" if not file.exists() else "its database is empty"
         return None
-    return wal.read(content).damage if content else None
+    found = wal.read(content).damage if content else None
+    # A transaction that a death cut off may look so, too. It is damage only where SQLite would not read all that
+    # was ever noted as committed; which it is asked on a copy, since opening the original does away with the log.
+    if found is None or witness is None or _sequence(file, log) >= witness.seq:
+        return None
+    return found
+
+
+def _sequence(file: Path, log: Path) -> int:
+    """The last sequence number that SQLite reads from *file* and its *log*."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / FILE
+        shutil.copyfile(file, copy)
+        shutil.copyfile(log, copy.with_name(log.name))
+        try:
+            with closing(sqlite3.connect(copy)) as database:
+                row = database.execute("SELECT value FROM Cache WHERE key = ?", (SEQ,)).fetchone()
+        except sqlite3.DatabaseError:
+            return 0
+    return 0 if row is None or type(row[0]) is not bytes else int.from_bytes(row[0], "big")
