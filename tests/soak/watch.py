@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from per_agent.spool.ballast import FILE as BALLAST
+
 SLACK: Final = {"KiB of memory": 48 * 1024, "threads": 12, "open files": 60}
 """What a last quarter may need beyond a first one: adopted spools come and go, and caches fill."""
 
@@ -58,12 +60,12 @@ def grown(samples: Mapping[str, Mapping[str, list[int]]]) -> list[str]:
 
 
 def size(folder: Path) -> int:
-    """Bytes of the spools and journals under a data folder."""
+    """Bytes of the spools and journals under a data folder, without the ballast that each spool has."""
     places = [folder / "spools", folder / "journals"]
     return sum(
         path.stat().st_size
         for place in places
         if place.exists()
         for path in place.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != BALLAST
     )
