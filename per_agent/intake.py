@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Final
 
 from per_agent.errors import AgentClosed, BufferFull, PerAgentError
-from per_agent.event import MAX_EVENT_BYTES, Event, Progress, Receipt, encode, too_long
-from per_agent.journal import Journal, JournalFull, Place
+from per_agent.event import MAX_EVENT_BYTES, Event, Identifiers, Progress, Receipt, encode, too_long
+from per_agent.journal import Journal, JournalFull, Place, Write
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings
 from per_agent.spool import by_lane
@@ -34,8 +34,8 @@ class Intake:
         settings: how much may wait, and what happens when no more may.
         progress: told by the spooler when something was stored.
         wake: starts the spooler or wakes it; must not block.
-        make_journal: makes the journal when the first event comes, or raises `OSError`; None where there is
-            to be none.
+        make_journal: makes the journal when the first event comes, with the identifiers of its events, or raises
+            `OSError`; None where there is to be none.
     """
 
     def __init__(
@@ -43,16 +43,18 @@ class Intake:
         settings: IntakeSettings,
         progress: Progress,
         wake: Callable[[], None],
-        make_journal: Callable[[], Journal] | None = None,
+        make_journal: Callable[[Identifiers], Journal] | None = None,
     ) -> None:
         self._capacity = settings.buffer_events
         self._policy = settings.overflow
         self._progress = progress
         self._wake = wake
         self._waiting: deque[Receipt] = deque()
+        self._identifiers = Identifiers()
+        self._number = self._identifiers.number
         self._make_journal = make_journal
         self._journals: dict[str, Journal] = {}  # the one; a dict, since `setdefault` needs no lock
-        self._keep: Callable[[bytes, tuple[str, ...]], Place] = self._keep_first
+        self._keep: Write = self._keep_first
         self.journal_trouble: str | None = None
         """Why there is no journal, in words."""
         self._room = self._capacity
@@ -75,25 +77,26 @@ class Intake:
         Raises `InvalidEvent` when the event cannot be encoded, `AgentClosed` after `close`, and by the policy
         `raise` `BufferFull`, or `SpoolFull` when the disk limit is reached; the event is then not accepted.
         """
-        return self.add(event.id, encode(event), lanes)
+        return self.add(encode(event), lanes)
 
-    def add(self, id: str, encoded: bytes, lanes: tuple[str, ...]) -> Receipt:
+    def add(self, encoded: bytes, lanes: tuple[str, ...]) -> Receipt:
         """As `accept`, of an event that is encoded, by `encode` or by a shorter way."""
         if len(encoded) > MAX_EVENT_BYTES:
             raise too_long(encoded)
         waiting = self._waiting
         while True:
+            number = self._number()
             if len(waiting) < self._room:
                 try:
-                    place = self._keep(encoded, lanes)
+                    place = self._keep(encoded, lanes, number)
                     break
                 except JournalFull:
                     pass
             if not self._overflow(encoded, lanes):
-                return Receipt(id, encoded, lanes, self._progress, dropped=True)
+                return Receipt(encoded, lanes, number, self._progress, self._identifiers, dropped=True)
         receipt = None
         try:
-            receipt = Receipt(id, encoded, lanes, self._progress, place)
+            receipt = Receipt(encoded, lanes, number, self._progress, self._identifiers, place)
             waiting.append(receipt)
             # Once sealed, the mark counts no more: an earlier caller may be resetting it just now.
             if len(waiting) >= self._mark or self._sealed:
@@ -122,7 +125,7 @@ class Intake:
         if self._make_journal is None or self._journals:
             return
         try:
-            made = self._make_journal()
+            made = self._make_journal(self._identifiers)
         except OSError as error:
             self._keep = _nowhere
             if self.journal_trouble is None:
@@ -140,10 +143,10 @@ class Intake:
         else:
             made.remove()
 
-    def _keep_first(self, encoded: bytes, lanes: tuple[str, ...]) -> Place:
+    def _keep_first(self, encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:
         self.open_journal()
         journal = self.journal
-        return None if journal is None else journal.write(encoded, lanes)
+        return None if journal is None else journal.write(encoded, lanes, number)
 
     def _void(self, place: Place) -> None:
         """The event at *place* was not accepted after all."""
@@ -272,6 +275,6 @@ class Intake:
         self._mark = 0
 
 
-def _nowhere(encoded: bytes, lanes: tuple[str, ...]) -> Place:  # noqa: ARG001  (as `Journal.write`)
+def _nowhere(encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:  # noqa: ARG001  (as `Journal.write`)
     """Without a journal an event is in memory only, until it is stored."""
     return None

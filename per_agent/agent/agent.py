@@ -123,8 +123,7 @@ class Agent(Passthrough):
         policy `BufferFull` or `SpoolFull`. Never raises because of an upstream.
         """
         now = time.time()
-        life = self._life
-        identifier, lanes = life.new_id(now), self._activity_lanes
+        life, lanes = self._life, self._activity_lanes
         if (
             at is None
             and type(billing_id) is str
@@ -136,12 +135,12 @@ class Agent(Passthrough):
             and lanes
         ):  # the way of nearly all: there is nothing to be said against it, and no event to be made for that
             try:
-                encoded = encode_activity(identifier, billing_id, user_id, activity_type_id, now)
+                encoded = encode_activity(billing_id, user_id, activity_type_id, now)
             except UnicodeEncodeError:
                 pass  # it is said below what is wrong
             else:
-                return life.intake.add(identifier, encoded, lanes)
-        event = new_activity(billing_id, user_id, activity_type_id, at, identifier, now)
+                return life.intake.add(encoded, lanes)
+        event = new_activity(billing_id, user_id, activity_type_id, at, life.new_id(now), now)
         return life.intake.accept(event, lanes or _nowhere("an activity"))
 
     def add_meter_event(  # noqa: PLR0913  (the upstream's own fields)

@@ -38,7 +38,7 @@ class Life:
         engine: the running parts; None before the first event, after the end, and at first after a fork.
         described: the settings that the agent was made from, as far as they are in force; None for one that
             was made by hand.
-        new_id: makes identifiers.
+        new_id: makes identifiers for events that are to have one at once.
     """
 
     def __init__(
@@ -61,8 +61,6 @@ class Life:
         self._closed = False
         self._log = Log()
         self.described: Settings | None = None
-        self._identifiers = Identifiers()
-        self.new_id = self._identifiers.new
         self.engine: Engine | None = None
         self._ended: Engine | None = None
         self._renew()
@@ -113,10 +111,10 @@ class Life:
         _left_to_parents.append((self.engine, self.intake, self.progress))
         self.engine = self._ended = None
         self._starting = threading.RLock()
-        self._identifiers.renew()
         self._renew()
 
     def _renew(self) -> None:
+        self.new_id = Identifiers().new
         self.progress = Progress(self._wake)
         settings = self._intake_settings
         make = partial(make_journal, self._data_dir, settings.buffer_events) if settings.journal else None

@@ -1,7 +1,7 @@
 """The words that everyone uses: the two kinds of event, their identifiers, and the receipt for one."""
 
 from per_agent.event.check import RECORDS, event_from_record, new_activity, new_meter_event
-from per_agent.event.identifiers import Identifiers
+from per_agent.event.identifiers import STEP, Identifiers
 from per_agent.event.kinds import (
     MAX_EVENT_BYTES,
     Activity,
@@ -10,6 +10,7 @@ from per_agent.event.kinds import (
     decode,
     encode,
     encode_activity,
+    identified,
     iso,
     too_long,
 )
@@ -18,6 +19,7 @@ from per_agent.event.receipt import Progress, Receipt, Ticket
 __all__ = [
     "MAX_EVENT_BYTES",
     "RECORDS",
+    "STEP",
     "Activity",
     "Event",
     "Identifiers",
@@ -29,6 +31,7 @@ __all__ = [
     "encode",
     "encode_activity",
     "event_from_record",
+    "identified",
     "iso",
     "new_activity",
     "new_meter_event",

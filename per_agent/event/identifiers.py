@@ -1,9 +1,9 @@
 """Identifiers of events: unique over processes, hosts, forks and restarts, in the order of time, and cheap.
 
-Each is a UUID of version 7 (RFC 9562): the time in milliseconds, a node of 48 random bits that is drawn anew in
-each process, after each fork and after each million identifiers, and a counter. The counter is decimal, which is
-as good as hexadecimal in a UUID: its last digits are texts that were made once, and the rest of an identifier
-is made once a millisecond. So what is left for each is to put two texts together.
+Each is a UUID of version 7 (RFC 9562): the time in milliseconds, a node of 40 random bits that each process, and
+each child of a fork, draws anew, and a number that is counted. It follows from these three alone; so an event
+that brings its time needs no more than its number until somebody asks for the identifier, and it is the same
+whoever asks, be it another process that recovers what this one left.
 """
 
 import itertools
@@ -11,63 +11,46 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-_TAILS: Final = tuple(f"{number:03}" for number in range(1000))
-_BLOCKS: Final = 1000  # of as many identifiers as there are tails
+STEP: Final = 8
+"""Numbers are multiples of it: whoever keeps one has room for three bits of its own."""
+
+_NUMBERS: Final = 0xFFFFFFFF
 
 
 class Identifiers:
-    """Makes identifiers. Threads may share one; `renew` gives a forked child its own.
+    """Makes identifiers. Threads may share one; a forked child has to have its own.
 
     Attributes:
-        new: `(now) -> str`: one for an event that is accepted *now*, in epoch seconds.
-        renew: `() -> None`: draw a new node, so that no identifier of this process can be one of its parent's.
+        node: 10 hexadecimal digits.
+        number: `() -> int`: the number of another event. Never the same again in this process.
+        of: `(number, at) -> str`: the identifier of that number at that time, in epoch seconds.
     """
 
-    __slots__ = ("new", "renew")
+    __slots__ = ("node", "number", "of")
 
-    def __init__(self, entropy: Callable[[int], bytes] = os.urandom) -> None:
-        self.new, self.renew = _maker(entropy)
+    def __init__(self, node: str | None = None) -> None:
+        self.node = os.urandom(5).hex() if node is None else node
+        self.number: Callable[[], int] = itertools.count(STEP, STEP).__next__
+        self.of = _maker(self.node)
+
+    def new(self, now: float) -> str:
+        """One for an event that is accepted *now*, in epoch seconds."""
+        return self.of(self.number(), now)
 
 
-def _maker(entropy: Callable[[int], bytes]) -> tuple[Callable[[float], str], Callable[[], None]]:
-    # A closure: its names cost the caller a third of what an object's attributes do. What belongs together is in
-    # one tuple, taken and put as a whole: no head ever meets the same tail twice, whatever threads and clocks do.
-    node: tuple[str, Callable[[], int]]  # and its blocks
-    state: tuple[
-        float, float, str, Callable[[], str], str
-    ]  # since and until when; the head; tails; node and block
+def _maker(node: str) -> Callable[[int, float], str]:
+    # What belongs together is in one tuple, taken and put as a whole, whatever threads and clocks do.
+    state = (0.0, 0.0, "")  # since and until when, and how identifiers of that millisecond begin
+    rest = f"-7{node[:3]}-8{node[3:6]}-{node[6:]}"
 
-    def renew() -> None:
-        nonlocal node, state
-        node = (entropy(6).hex(), itertools.count().__next__)
-        state = (0.0, 0.0, "", iter(()).__next__, "")
-
-    def new(now: float) -> str:
-        since, until, head, tail, place = state
-        try:
-            end = tail()
-        except StopIteration:
-            return next_block(now)
-        return head + end if since <= now < until else next_moment(now, place, tail, end)
-
-    def next_block(now: float) -> str:
-        nonlocal node
-        drawn, blocks = node
-        block = blocks()
-        if block >= _BLOCKS:
-            node = drawn, blocks = (entropy(6).hex(), itertools.count().__next__)
-            block = blocks()
-        tail = iter(_TAILS).__next__
-        place = f"-7{drawn[:3]}-8{drawn[3:6]}-{drawn[6:]}{block:03}"
-        return next_moment(now, place, tail, tail())
-
-    def next_moment(now: float, place: str, tail: Callable[[], str], end: str) -> str:
+    def of(number: int, at: float) -> str:
         nonlocal state
-        stamp = int(now * 1000)
-        text = f"{stamp & 0xFFFFFFFFFFFF:012x}"
-        head = f"{text[:8]}-{text[8:]}{place}"
-        state = (stamp / 1000, (stamp + 1) / 1000, head, tail, place)
-        return head + end
+        since, until, head = state
+        if not since <= at < until:
+            stamp = int(at * 1000)
+            text = f"{stamp & 0xFFFFFFFFFFFF:012x}"
+            head = f"{text[:8]}-{text[8:]}{rest}"
+            state = (stamp / 1000, (stamp + 1) / 1000, head)
+        return f"{head}{number // STEP & _NUMBERS:08x}"
 
-    renew()
-    return new, renew
+    return of

@@ -1,5 +1,7 @@
 """`Activity` and `MeterEvent`: checked once at the border, trusted inside, encoded once to the bytes of their life."""
 
+import struct
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -70,6 +72,13 @@ class MeterEvent(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False
 Event = Activity | MeterEvent
 
 _encode = msgspec.msgpack.Encoder().encode
+_unpack_float = struct.Struct(">d").unpack_from
+
+# As MessagePack writes it: an array of six, the tag, then the identifier; the time is the last.
+_TO_ID: Final = b"\x96\xa1a\xd9\x24"
+_ID_AT: Final = 3
+_NIL: Final = 0xC0
+
 _decode = msgspec.msgpack.Decoder(Event).decode
 _decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
 
@@ -93,12 +102,23 @@ def too_long(encoded: bytes) -> InvalidEvent:
     return InvalidEvent({"event": f"is {len(encoded)} bytes long, at most {MAX_EVENT_BYTES} are taken"})
 
 
-def encode_activity(id: str, billing_id: str, user_id: str, activity_type_id: str, at: float) -> bytes:
-    """As `encode` does it with an `Activity` of these, without making one, and at any length.
+def encode_activity(billing_id: str, user_id: str, activity_type_id: str, at: float) -> bytes:
+    """As `encode` does it with an `Activity` of these, but without an identifier, and at any length.
 
     Raises `UnicodeEncodeError` where text has no UTF-8 form.
     """
-    return _encode(("a", id, billing_id, user_id, activity_type_id, at))
+    return _encode(("a", None, billing_id, user_id, activity_type_id, at))
+
+
+def identified(encoded: bytes, number: int, identifier: Callable[[int, float], str]) -> bytes:
+    """*encoded* with an identifier in it: where there is none, that of *number* and of the activity's time.
+
+    Without changing anything else; *identifier* is `Identifiers.of`.
+    """
+    if encoded[_ID_AT] != _NIL:
+        return encoded
+    (at,) = _unpack_float(encoded, len(encoded) - 8)
+    return b"%b%b%b" % (_TO_ID, identifier(number, at).encode(), encoded[_ID_AT + 1 :])
 
 
 def decode(encoded: bytes) -> Event:

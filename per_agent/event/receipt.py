@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from per_agent.errors import Refused
+from per_agent.event.identifiers import Identifiers
+from per_agent.event.kinds import decode, identified
 
 
 class Progress:
@@ -134,18 +136,23 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
     """The handle of one accepted event.
 
     Attributes:
-        id: the event's identifier, the same on every attempt and for its whole life.
         dropped: True when the overflow policy `drop_newest` gave the event up at the door.
     """
 
-    id: str
     _encoded: bytes
     _lanes: tuple[str, ...]
+    _number: int
     _progress: Progress
+    _identifiers: Identifiers
     _place: int | tuple[int, ...] | None = None
     _ticket: Ticket | None = None
     _at: int = 0
     dropped: bool = False
+
+    @property
+    def id(self) -> str:
+        """The event's identifier, the same on every attempt and for its whole life."""
+        return decode(self._identified()).id
 
     @property
     def is_stored(self) -> bool:
@@ -181,6 +188,13 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
 
     def __await__(self) -> Generator[Any, None, bool]:
         return self.stored_async().__await__()
+
+    def __repr__(self) -> str:
+        return f"Receipt(id={self.id!r}, is_stored={self.is_stored}, dropped={self.dropped})"
+
+    def _identified(self) -> bytes:
+        """The encoded event with its identifier."""
+        return identified(self._encoded, self._number, self._identifiers.of)
 
     def _is_stored(self) -> bool:
         return self._ticket is not None

@@ -12,7 +12,7 @@ can be told apart to the event. The next holder of the spool stores the rest und
 """
 
 from per_agent.journal.file import FOLDER
-from per_agent.journal.journal import Journal, JournalFull, Place, make
+from per_agent.journal.journal import Journal, JournalFull, Place, Write, make
 from per_agent.journal.layout import SLOT, Head
 from per_agent.journal.left import Left, abandoned, files, is_abandoned, pending, read, remove, take
 from per_agent.journal.stamps import Stamps
@@ -26,6 +26,7 @@ __all__ = [
     "Left",
     "Place",
     "Stamps",
+    "Write",
     "abandoned",
     "files",
     "is_abandoned",

@@ -6,9 +6,7 @@ operation of the interpreter: no lock, and nothing is half-done where a signal h
 """
 
 import errno
-import itertools
 import mmap
-import os
 import time
 import zlib
 from collections import deque
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from per_agent import failpoint, files
+from per_agent.event import Identifiers
 from per_agent.journal import layout
 from per_agent.journal.file import FOLDER, SUFFIX, create
 from per_agent.journal.layout import (
@@ -40,6 +39,8 @@ _TRIES: Final = 8  # names: somebody may take a new file for an abandoned one be
 Place = int | tuple[int, ...] | None
 """Where an event lies: the offset of its slot in the file, or those of its parts' slots, or nowhere."""
 
+Write = Callable[[bytes, tuple[str, ...], int], Place]
+
 
 class JournalFull(Exception):
     """No slot is free."""
@@ -49,38 +50,38 @@ class Journal:
     """A journal's file, locked and mapped. Made by `make`.
 
     Attributes:
-        write: `(encoded, lanes) -> Place`: keep an encoded event that goes to *lanes*, whatever becomes of the
-            process from then on. No system call, no lock. Raises `JournalFull`.
+        write: `(encoded, lanes, number) -> Place`: keep an encoded event that goes to *lanes* and has that number
+            of `Identifiers`, whatever becomes of the process from then on. No system call, no lock. Raises
+            `JournalFull`.
         id: its name, for ever its own.
         path: where it lies at present.
     """
 
-    def __init__(self, path: Path, mapped: mmap.mmap, inode: int) -> None:
+    def __init__(self, path: Path, mapped: mmap.mmap, inode: int, number: Callable[[], int]) -> None:
         self.path = path
         self.id = path.name.removesuffix(SUFFIX)
         self._inode = inode
         self._size = len(mapped)
         self._free: deque[int] = deque()
         self._chunks = deque(range(HEAD, self._size, _CHUNK))  # no slot in these was ever used
-        self._numbers = itertools.count(ROUTES, ROUTES)
+        self._number = number
         self._order: dict[tuple[str, ...], None] = {}  # the routes, by their numbers
         self._routes = _Routes(self._add_route)
         self._mapped = mapped
         self.write, self._map = self._writer()
 
-    def _writer(self) -> tuple[Callable[[bytes, tuple[str, ...]], Place], Callable[[mmap.mmap], None]]:
+    def _writer(self) -> tuple[Write, Callable[[mmap.mmap], None]]:
         # A closure, since its names cost the caller a third of what an object's attributes do.
         mapped = self._mapped
-        take, number, routes = self._free.pop, self._numbers.__next__, self._routes
+        take, routes = self._free.pop, self._routes
         pack, checksum, more, write_parts = RECORD.pack_into, zlib.adler32, self._more, self._write_parts
         usual: tuple[str, ...] | None = None  # the lanes of route 0
 
-        def write(encoded: bytes, lanes: tuple[str, ...]) -> Place:
+        def write(encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:
             nonlocal usual
-            length = len(encoded)
-            if length > ROOM:
-                return write_parts(encoded, lanes)
-            stamp = number()
+            if len(encoded) > ROOM:
+                return write_parts(encoded, lanes, number)
+            stamp = number
             if lanes is not usual:
                 route = routes[lanes]
                 stamp |= route
@@ -94,7 +95,7 @@ class Journal:
             try:
                 # No call among the arguments: during one another thread may put another file in this one's place,
                 # or a signal handler fork, and what is packed would go into the old file.
-                pack(mapped, at, said, stamp, length, encoded, WHOLE)
+                pack(mapped, at, said, stamp, encoded, WHOLE)
             except BaseException:  # out of a signal handler: whose call raises, that has recorded nothing
                 self.release((at,))
                 raise
@@ -121,7 +122,7 @@ class Journal:
         )  # downwards, so that the first is the next to be taken
         return first
 
-    def _write_parts(self, encoded: bytes, lanes: tuple[str, ...]) -> Place:
+    def _write_parts(self, encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:
         """Keep an event in as many slots as it takes. It is there when the last of them is."""
         pieces = [encoded[at : at + PART_ROOM] for at in range(0, len(encoded), PART_ROOM)]
         route = self._routes[lanes]
@@ -136,20 +137,20 @@ class Journal:
             self._free.extend(reversed(slots))
             raise
         try:
-            self._pack_parts(route, slots, pieces)
+            self._pack_parts(route, slots, pieces, number)
         except BaseException:  # as above
             self.release(slots)
             raise
         return tuple(slots)
 
-    def _pack_parts(self, route: int, slots: list[int], pieces: list[bytes]) -> None:
-        event = 0
+    def _pack_parts(self, route: int, slots: list[int], pieces: list[bytes], number: int) -> None:
+        """The first has the event's number, the others have their own."""
+        event = number | route
         for at, (slot, piece) in enumerate(zip(slots, pieces, strict=True)):
-            stamp = next(self._numbers) | route
-            event = event or stamp
+            stamp = (self._number() | route) if at else event
             payload = PART_HEAD.pack(event, at, len(pieces)) + piece
-            said, length = layout.checksum(payload, stamp, PART), len(payload)
-            RECORD.pack_into(self._mapped, slot, said, stamp, length, payload, PART)  # no call, as in `write`
+            said = layout.checksum(payload, stamp, PART)
+            RECORD.pack_into(self._mapped, slot, said, stamp, payload, PART)  # no call, as in `write`
             failpoint.reach("part written")
 
     def _add_route(self, lanes: tuple[str, ...]) -> int:
@@ -261,9 +262,10 @@ class _Routes(dict[tuple[str, ...], int]):
         return number
 
 
-def make(data_dir: Path, events: int) -> Journal:
+def make(data_dir: Path, events: int, identifiers: Identifiers) -> Journal:
     """A new journal for *events* under *data_dir*, which is made if need be. Raises `OSError`.
 
+    Its name ends in the node of the *identifiers*, so that who reads it can tell them from the numbers in it.
     Each has a slot, and a quarter more are for those that take several; one of the longest fits in any case.
     The disk's blocks are set aside at once: a mapping that a full disk cannot give one ends the process.
     """
@@ -272,10 +274,10 @@ def make(data_dir: Path, events: int) -> Journal:
     files.make_folder(data_dir)
     files.make_folder(folder)
     for _ in range(_TRIES):
-        path = folder / f"{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}{SUFFIX}"
+        path = folder / f"{time.time_ns() // 1000:014x}-{identifiers.node}{SUFFIX}"
         with suppress(BlockingIOError, FileExistsError, FileNotFoundError):
             mapped, inode = create(path, size)
-            return Journal(path, mapped, inode)
+            return Journal(path, mapped, inode, identifiers.number)
     raise OSError(errno.EAGAIN, f"{folder}: new files are taken away")
 
 
@@ -296,12 +298,12 @@ def _slots(places: Iterable[Place]) -> list[int]:
 
 
 def _dying(
-    write: Callable[[bytes, tuple[str, ...]], Place],
-) -> Callable[[bytes, tuple[str, ...]], Place]:
+    write: Write,
+) -> Write:
     """*write* with a failpoint, which the way of every event is too short for."""
 
-    def write_and_die(encoded: bytes, lanes: tuple[str, ...]) -> Place:
-        place = write(encoded, lanes)
+    def write_and_die(encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:
+        place = write(encoded, lanes, number)
         failpoint.reach("slot written")
         return place
 

@@ -3,11 +3,11 @@
 ::
 
     head    magic, format, slot size, number of slots, made at (ms), checksum; then the routes, each with its own
-    slot    checksum, stamp, length, payload, state
+    slot    checksum, stamp, length and payload, state
 
 The state is a slot's last byte and is written last: a process that dies over a slot leaves it free, and the
 call that was writing has not returned. So a slot that is taken and whose checksum is wrong was damaged later.
-A stamp is the number that the journal gave the event, and its route. An event that is too long for a slot lies
+A stamp is the event's number of `Identifiers`, and its route. An event that is too long for a slot lies
 in several, each a part that says whose it is.
 
 The checksum is Adler-32, begun with the stamp's low half: for a short text it costs the caller a sixth of a
@@ -22,8 +22,9 @@ from typing import Final, NamedTuple
 
 from per_agent import failpoint
 from per_agent.errors import SpoolCorrupt
+from per_agent.event import STEP
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 HEAD: Final = 16 * 1024
 """Bytes before the first slot."""
 SLOT: Final = 256
@@ -38,12 +39,12 @@ _MAGIC: Final = b"PAJ\n"
 _HEAD: Final = struct.Struct("<4sHHIQI")
 _ROUTES: Final = 64  # where they begin
 _ROUTE: Final = struct.Struct("<HI")  # length, checksum
-ROUTES: Final = 1 << 3
+ROUTES: Final = STEP
 """Sets of lanes that one journal knows: an agent has one for each kind of event."""
 
-RECORD: Final = struct.Struct("<IQH241sB")
+RECORD: Final = struct.Struct("<IQ243pB")
 assert RECORD.size == SLOT
-ROOM: Final = 241
+ROOM: Final = 242
 """Bytes of an event that fit into one slot."""
 STAMP: Final = struct.Struct("<Q")
 STAMP_AT: Final = 4
@@ -122,7 +123,7 @@ def _routes(buffer: memoryview) -> Iterator[tuple[str, ...] | None]:
 
 
 class Slot(NamedTuple):
-    """A slot that is taken: its offset, the number that its journal gave it, and `WHOLE` or `PART` as *state*."""
+    """A slot that is taken: its offset, the number of what is in it, and `WHOLE` or `PART` as *state*."""
 
     at: int
     number: int
@@ -133,8 +134,7 @@ class Slot(NamedTuple):
 
 def read_slot(buffer: memoryview, at: int) -> Slot:
     """The taken slot at the offset *at*. Raises `SpoolCorrupt` where it is not what was written."""
-    said, stamp, length, payload, state = RECORD.unpack_from(buffer, at)
-    payload = payload[:length]
-    if length > ROOM or state not in (WHOLE, PART) or checksum(payload, stamp, state) != said:
+    said, stamp, payload, state = RECORD.unpack_from(buffer, at)
+    if state not in (WHOLE, PART) or checksum(payload, stamp, state) != said:
         raise SpoolCorrupt(f"the slot at {at} of a journal is not what was written")
     return Slot(at, stamp // ROUTES, stamp % ROUTES, payload, state)

@@ -13,15 +13,17 @@ from typing import Final, NamedTuple
 
 from per_agent import failpoint
 from per_agent.errors import SpoolCorrupt
+from per_agent.event import Identifiers
 from per_agent.journal import layout
 from per_agent.journal.file import SUFFIX
 from per_agent.journal.layout import HEAD, PART, PART_HEAD, SLOT, Slot
 
 _TAKEN: Final = re.compile(rb"[^\0]")
+_NAME: Final = re.compile("[0-9a-f]+-([0-9a-f]{10})")
 
 
 class Event(NamedTuple):
-    """One event of a journal. *numbers* are those of its slots."""
+    """One event of a journal. *numbers* are those of its slots, the event's own first."""
 
     numbers: tuple[int, ...]
     lanes: tuple[str, ...]
@@ -45,6 +47,12 @@ class Left(NamedTuple):
     cut: list[Slot]
     damaged: list[tuple[int, bytes]]
     missing: int = 0
+
+    @property
+    def identifiers(self) -> Identifiers:
+        """Those of the process that wrote it, by the name of its file; others where somebody renamed that."""
+        name = _NAME.fullmatch(self.id)
+        return Identifiers(name and name[1])
 
 
 def files(folder: Path) -> list[Path]:

@@ -129,7 +129,7 @@ class Inflow:
             routes.setdefault(receipt._lanes, []).append(receipt)  # noqa: SLF001  (the spooler's side of a receipt)
         now = self._clock()
         fresh: Fresh = [
-            (changes.append(lanes, [receipt._encoded for receipt in some], now), some)  # noqa: SLF001
+            (changes.append(lanes, [receipt._identified() for receipt in some], now), some)  # noqa: SLF001
             for lanes, all_of_them in routes.items()
             for some in _batched(all_of_them, self.block_events)
         ]
@@ -143,7 +143,7 @@ class Inflow:
 
     def fitting(self, free: int) -> list[Receipt]:
         """The first of those that were taken: as many as *free* bytes have room for."""
-        sizes = (len(each._encoded) * len(each._lanes) for each in self.carried)  # noqa: SLF001
+        sizes = (len(each._identified()) * len(each._lanes) for each in self.carried)  # noqa: SLF001
         return self.carried[: bisect_right(list(accumulate(sizes)), free)]
 
     def written(self, receipts: Sequence[Receipt]) -> None:

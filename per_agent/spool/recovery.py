@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from per_agent import failpoint, journal
+from per_agent.event import STEP, identified
 from per_agent.journal import Left, Stamps
 from per_agent.log import Log
 from per_agent.spool.transaction import Transaction
@@ -38,8 +39,9 @@ class Recovery:
         fresh = [event for event in left.events if not all(number in stored for number in event.numbers)]
         # When they were accepted the journal does not say; not later than this.
         made_at = self._path.stat().st_mtime if fresh else 0.0
+        identifier = left.identifiers.of
         for lanes, events in groupby(fresh, attrgetter("lanes")):
-            encoded = [event.encoded for event in events]
+            encoded = [identified(event.encoded, event.numbers[0] * STEP, identifier) for event in events]
             for at in range(0, len(encoded), self._block_events):
                 changes.append(lanes, encoded[at : at + self._block_events], made_at)
         lost = self._lost(left, stored)
