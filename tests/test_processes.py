@@ -213,12 +213,13 @@ def test_a_child_does_not_inherit_the_locks_of_a_look_at_what_the_dead_left(tmp_
     out = run(
         """
         from pathlib import Path
+        from per_agent.event import Identifiers
         from per_agent.journal import make
         from per_agent.spool import take_journals
         folder = Path(data_dir)
         for n in range(20):
-            journal = make(folder, 10)
-            journal.write(b"{}", ("another",))
+            journal = make(folder, 10, Identifiers())
+            journal.write(b"{}", ("another",), 8)
             journal.let_go()
             del journal
         stop = threading.Event()

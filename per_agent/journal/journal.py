@@ -35,7 +35,6 @@ from per_agent.journal.layout import (
 _CHUNK: Final = 256 * SLOT  # bytes of slots that are put on the stack at once
 _LONGEST: Final = 512  # slots; the longest event takes 395
 _TRIES: Final = 8  # names: somebody may take a new file for an abandoned one before it is locked
-
 Place = int | tuple[int, ...] | None
 """Where an event lies: the offset of its slot in the file, or those of its parts' slots, or nowhere."""
 
