@@ -360,6 +360,7 @@ def test_two_threads_that_race_for_the_first_event_make_one_journal(tmp_path):
 
 DIE = """
 import itertools
+from per_agent.destinations import Retry
 down = [MemoryDestination(itertools.repeat(Retry("down")), name=name) for name in sys.argv[2].split()]
 agent = Agent(data_dir, down, intake=IntakeSettings(linger=60.0))
 agent.add_activity("acme", "first", "active").stored()
