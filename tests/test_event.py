@@ -512,21 +512,30 @@ def test_an_activity_that_is_encoded_without_an_identifier_gets_it_later_and_not
     ids = Identifiers()
     number = ids.number()
     encoded = encode_fields(("a", None, *fields))
-    given = identified(encoded, number, ids.of)
+    (given,) = identified([(encoded, number)], ids)
     assert given == encode(Activity(ids.of(number, fields[-1]), *fields))
-    assert identified(given, ids.number(), ids.of) is given, "once for its whole life"
+    assert identified([(given, ids.number())], ids) == [given], "once for its whole life"
+
+
+def test_many_activities_get_each_its_own_identifier_over_the_ends_of_milliseconds_and_of_runs_of_numbers():
+    ids = Identifiers()
+    several = [(ids.number(), 1e9 + n / 7_000_000) for n in range(20_000)]
+    encoded = [(encode_fields(("a", None, "acme", "u", "t", at)), number) for number, at in several]
+    given = [decode(each).id for each in identified(encoded, ids)]
+    assert given == [ids.of(number, at) for number, at in several]
+    assert len(set(given)) == len(given)
 
 
 def test_an_event_that_has_an_identifier_keeps_it():
     for event in (Activity("id", "acme", "u", "t", 1.0), MeterEvent("", "name", "cus", "1", 1.0)):
-        assert identified(encode(event), 8, Identifiers().of) == encode(event)
+        assert identified([(encode(event), 8)], Identifiers()) == [encode(event)]
 
 
 def test_an_event_is_as_long_as_it_will_be_with_its_identifier():
     bare = len(encode_fields(("a", None, "acme", "x" * 40_000, "t", 1.0))) - 40_000
     longest = encode_fields(("a", None, "acme", "x" * (MAX_EVENT_BYTES - 37 - bare), "t", 1.0))
     check_length(longest)
-    assert len(identified(longest, 8, Identifiers().of)) == MAX_EVENT_BYTES
+    assert [len(each) for each in identified([(longest, 8)], Identifiers())] == [MAX_EVENT_BYTES]
     with pytest.raises(InvalidEvent, match="65537 bytes"):
         check_length(encode_fields(("a", None, "acme", "x" * (MAX_EVENT_BYTES - 36 - bare), "t", 1.0)))
 

@@ -1,7 +1,7 @@
 """`Activity` and `MeterEvent`: checked once at the border, trusted inside, encoded once to the bytes of their life."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from per_agent.errors import InvalidEvent
+from per_agent.event.identifiers import RUN, STEP, TAILS, Identifiers
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 """The longest encoded event: metadata is for labels, and a bounded event is what bounds the buffer."""
@@ -83,6 +84,7 @@ _TO_ID: Final = b"\x96\xa1a\xd9\x24"
 _ID_AT: Final = 3
 _ID_BYTES: Final = 37
 _NIL: Final = b"\xc0"
+_TAILS: Final = len(TAILS)
 _unpack_float = struct.Struct(">d").unpack_from
 
 _decode = msgspec.msgpack.Decoder(Event).decode
@@ -109,15 +111,24 @@ def check_length(encoded: bytes) -> None:
         raise InvalidEvent({"event": f"is {length} bytes long, at most {MAX_EVENT_BYTES} are taken"})
 
 
-def identified(encoded: bytes, number: int, identifier: Callable[[int, float], str]) -> bytes:
-    """*encoded* with an identifier in it: where there is none, that of *number* and of the activity's time.
+def identified(events: Iterable[tuple[bytes, int]], identifiers: Identifiers) -> list[bytes]:
+    """Encoded events, each given with its number, with identifiers in them.
 
-    Without changing anything else; *identifier* is `Identifiers.of`.
+    Where an activity has none, it gets that of its number and its time; nothing else is changed.
     """
-    if encoded[_ID_AT : _ID_AT + 1] != _NIL:
-        return encoded
-    (at,) = _unpack_float(encoded, len(encoded) - 8)
-    return b"%b%b%b" % (_TO_ID, identifier(number, at).encode(), encoded[_ID_AT + 1 :])
+    since = until = 0.0
+    run, head = -1, b""
+    whole: list[bytes] = []
+    for encoded, number in events:
+        if encoded[_ID_AT : _ID_AT + 1] != _NIL:
+            whole.append(encoded)
+            continue
+        (at,) = _unpack_float(encoded, len(encoded) - 8)
+        if not (since <= at < until and number // RUN == run):
+            since, until, run, head = identifiers.head(number, at)
+            head = _TO_ID + head
+        whole.append(head + TAILS[number // STEP % _TAILS] + encoded[_ID_AT + 1 :])
+    return whole
 
 
 def decode(encoded: bytes) -> Event:

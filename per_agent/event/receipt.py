@@ -152,7 +152,8 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
     @property
     def id(self) -> str:
         """The event's identifier, the same on every attempt and for its whole life."""
-        return decode(self._identified()).id
+        (encoded,) = identified([(self._encoded, self._number)], self._identifiers)
+        return decode(encoded).id
 
     @property
     def is_stored(self) -> bool:
@@ -191,10 +192,6 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
 
     def __repr__(self) -> str:
         return f"Receipt(id={self.id!r}, is_stored={self.is_stored}, dropped={self.dropped})"
-
-    def _identified(self) -> bytes:
-        """The encoded event with its identifier."""
-        return identified(self._encoded, self._number, self._identifiers.of)
 
     def _is_stored(self) -> bool:
         return self._ticket is not None
