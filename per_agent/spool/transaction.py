@@ -23,6 +23,7 @@ END: Final = "\x7f"
 """Sorts after every character of a key."""
 SEQ: Final = "m/seq"
 LAYOUT: Final = "m/layout"
+KNOWN_LAYOUT: Final = b"\x02"
 UNREADABLE: Final = "u/"
 MISSING: Final = "missing"
 _UNPARK_BLOCKS: Final = 64  # blocks moved in one transaction, so that the commit stays short
@@ -152,7 +153,7 @@ class Transaction:
         for parked in found:
             self._moved = True
             try:
-                packed = self._disk.get(parked)
+                packed = self._disk.get(parked) or b""
             except SpoolCorrupt:
                 # Not bytes that per_agent wrote: as in `set_aside`.
                 self._disk.rename(parked, f"l/{lane}/q/{parked[len(prefix) :]}")
@@ -212,10 +213,14 @@ class Transaction:
 
     def purge(self, lane: str, numbers: Sequence[int]) -> int:
         """Delete dead letters for good. They stay counted as dead, and are counted as purged."""
-        purged = sum(1 for number in numbers if self._disk.delete(f"l/{lane}/x/{number:012x}"))
+        keys = [
+            key for number in dict.fromkeys(numbers) if (key := f"l/{lane}/x/{number:012x}") in self._disk
+        ]
+        for key in keys:
+            self._disk.delete(key)
         failpoint.reach("letters purged")
-        self._count(lane, purged=purged)
-        return purged
+        self._count(lane, purged=len(keys))
+        return len(keys)
 
     # Notes and inheritance
 
@@ -259,7 +264,7 @@ class Transaction:
         if first or self._seq != self._known.seq:
             self._disk.set(SEQ, self._seq.to_bytes(8, "big"))
         if first:
-            self._disk.set(LAYOUT, b"\x01")
+            self._disk.set(LAYOUT, KNOWN_LAYOUT)
 
     def committed(self) -> None:
         self._known.laid_out = self._known.laid_out or bool(self._books)
