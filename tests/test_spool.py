@@ -533,10 +533,10 @@ spool.spool.wait_opened(30)
 assert spool.add().stored(30)
 (block,) = spool.ask()
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-used = sum(path.stat().st_size for path in spool.spool.folder.glob("cache.db*"))
-resource.setrlimit(resource.RLIMIT_FSIZE, (used + 16384, hard))
+used = max(path.stat().st_size for path in spool.spool.folder.glob("cache.db*"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (used + 8192, hard))
 
-receipts = [spool.add(size=40_000) for _ in range(50)]
+receipts = [spool.add(size=20_000) for _ in range(50)]
 settled = []
 spool.spool.settle(block, Settlement(delivered=[0]), lambda: settled.append(True))
 until(lambda: spool.spool.trouble)

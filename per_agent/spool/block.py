@@ -11,7 +11,7 @@ so a block that was planted cannot make its reader fill the memory, and what is 
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -72,8 +72,10 @@ class Block:
         self.made_at = made_at
         self.settled = settled
 
-    def pending(self) -> Iterator[int]:
+    def pending(self) -> Iterable[int]:
         """The positions of the events that are not settled."""
+        if not self.settled:
+            return range(self.count)
         return (at for at in range(self.count) if not self.settled >> at & 1)
 
 
@@ -133,6 +135,21 @@ def head(packed: bytes) -> tuple[int, float]:
     if form not in (_PLAIN, _COMPRESSED):
         raise SpoolCorrupt(f"a block has format {form}, and this version knows {_PLAIN} and {_COMPRESSED}")
     return count, made_at / 1000
+
+
+def mask_at(positions: Sequence[int]) -> int:
+    """The mask with the bits at *positions*, in whatever order, and however often each."""
+    if not positions:
+        return 0
+    first = positions[0]
+    if list(positions) == list(
+        range(first, first + len(positions))
+    ):  # as nearly always: and a bit costs much more
+        return (1 << len(positions)) - 1 << first
+    mask = 0
+    for at in positions:
+        mask |= 1 << at
+    return mask
 
 
 def mask_bytes(mask: int) -> bytes:

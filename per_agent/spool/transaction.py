@@ -99,14 +99,9 @@ class Transaction:
         if key not in self._disk:
             return  # of a database that was deleted under way: what it counted is gone with it
         before = self._settled.get((block.lane, block.id), (block, block.settled))[1]
-        after = before
-        delivered = 0
-        for at in what.delivered:
-            if not after >> at & 1:
-                after |= 1 << at
-                delivered += 1
-        taken = after & ~before  # what was counted as delivered before is not late once more
-        late, crossed = (sum(taken >> at & 1 for at in some) for some in (what.late, what.crossed))
+        taken = blocks.mask_at(what.delivered) & ~before  # what was counted as delivered before is so no more
+        after = before | taken
+        late, crossed = ((taken & blocks.mask_at(some)).bit_count() for some in (what.late, what.crossed))
         dead = 0
         for at, letter in what.dead:
             if not after >> at & 1:
@@ -124,9 +119,9 @@ class Transaction:
         self._settled[block.lane, block.id] = (block, after)
         self._count(
             block.lane,
-            delivered=delivered,
+            delivered=taken.bit_count(),
             dead=dead,
-            pending=-delivered - dead,
+            pending=-taken.bit_count() - dead,
             late=late,
             crossed=crossed,
         )
