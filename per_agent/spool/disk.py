@@ -24,7 +24,7 @@ import diskcache
 
 from per_agent import failpoint, files
 from per_agent.errors import SpoolError
-from per_agent.spool import forks
+from per_agent.spool import forks, statements
 from per_agent.spool.ballast import size_on
 from per_agent.spool.raw import RawDisk, content, text
 
@@ -51,16 +51,10 @@ _KNOWN: Final = (
     "disk_min_file_size",
     "disk_pickle_protocol",
 )
-_PUT: Final = "INSERT INTO Cache (store_time, access_time, key, raw, access_count, size, mode, value) VALUES "
-_ROW: Final = "(?1, ?1, ?, 1, 0, ?, 1, ?)"
-_REPLACE: Final = (
-    " ON CONFLICT (key, raw) DO UPDATE SET store_time = ?1, expire_time = NULL, access_time = ?1,"
-    " access_count = 0, tag = NULL, size = excluded.size, mode = 1, filename = NULL, value = excluded.value"
-)
 _BUSY_TIMEOUT: Final = 5.0  # seconds; a reader's checkpoint may hold the lock for a moment
 _PAGE: Final = 4096  # bytes; SQLite's default
 _CHECKPOINT_PAGES: Final = 1000  # of the log; SQLite's default
-_TO_CHECK: Final = 256 * 2**20  # bytes; a larger database is not read through when it is opened
+_TO_CHECK: Final = 32 * 2**20  # bytes; a larger database is not read through when it is opened: see `sweep`
 _AT_ONCE: Final = 64  # rows in one statement
 FILE: Final = "cache.db"
 
@@ -201,37 +195,24 @@ class Disk:
         puts = [(key, value) for key, value in changes.items() if value is not None]
         for some in _in_portions(puts):
             columns = [column for key, value in some for column in (key, len(value), value)]
-            self._sql(_PUT + ", ".join([_ROW] * len(some)) + _REPLACE, time.time(), *columns)
+            self._sql(statements.put(len(some)), time.time(), *columns)
         for gone in _in_portions([key for key, value in changes.items() if value is None]):
-            self._sql(f"DELETE FROM Cache WHERE raw = 1 AND key IN ({', '.join('?' * len(gone))})", *gone)  # noqa: S608  (question marks)
+            self._sql(statements.delete(len(gone)), *gone)
 
     def keys(self, low: str, high: str, limit: int) -> list[str]:
         """Up to *limit* keys strictly between *low* and *high*, in order."""
         self._write()
-        rows = self._sql(
-            "SELECT key FROM Cache WHERE key > ? AND key < ? AND raw = 1 ORDER BY key LIMIT ?",
-            low,
-            high,
-            limit,
-        )
-        return [key for (key,) in rows]
+        return [key for (key,) in self._sql(statements.KEYS, low, high, limit)]
 
     def rows(self, low: str, high: str, limit: int) -> list[tuple[str, bytes | None]]:
         """As `keys`, with the values; None for one that per_agent did not write."""
         self._write()
-        rows = self._sql(
-            "SELECT key, iif(mode = 1 AND typeof(value) = 'blob' AND filename IS NULL, value, NULL)"
-            " FROM Cache WHERE key > ? AND key < ? AND raw = 1 ORDER BY key LIMIT ?",
-            low,
-            high,
-            limit,
-        )
-        return [(key, value) for key, value in rows]
+        return [(key, value) for key, value in self._sql(statements.ROWS, low, high, limit)]
 
     def rename(self, key: str, new: str) -> None:
         """Give the entry under *key* another key, whatever it holds; one that was there goes."""
         self._write()
-        self._sql("UPDATE OR REPLACE Cache SET key = ? WHERE key = ? AND raw = 1", new, key)
+        self._sql(statements.RENAME, new, key)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -274,10 +255,25 @@ class Disk:
 
     def damage(self) -> str | None:
         """What SQLite finds to be wrong, in words; None also where the database is too large to be read through."""
-        if self.bytes_used() > _TO_CHECK:
+        if self.is_large:
             return None
         ((said,),) = self._sql("PRAGMA integrity_check(1)")
         return None if said == "ok" else str(said)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether reading all of it through would hold up a start."""
+        return self.bytes_used() > _TO_CHECK
+
+    def last_row(self) -> int:
+        """The number of the last row."""
+        ((last,),) = self._sql("SELECT coalesce(max(rowid), 0) FROM Cache")
+        return int(last)
+
+    def unnamed(self, after: int, limit: int) -> tuple[int | None, int]:
+        """Of up to *limit* rows after the one numbered *after*: the last one's number, and how many no index names."""
+        ((last, named, count),) = self._sql(statements.NAMED, after, limit)
+        return last, count - named
 
     def shrink(self) -> int:
         """Move the write-ahead log into the database and cut it. Returns the bytes used then."""

@@ -161,6 +161,12 @@ class Store:
                     return str(error)
                 raise
 
+    def unchecked(self) -> int | None:
+        """The number of the last row, where there were too many to look them all through; else None."""
+        with forks.section():
+            self._disk.connect()
+            return self._disk.last_row() if self._disk.is_large else None
+
     def _behind(self, witness: Witness | None) -> str | None:
         if witness is None or (self.seq >= witness.seq and not self._fresh):
             return None

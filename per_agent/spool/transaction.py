@@ -236,6 +236,10 @@ class Transaction:
 
     # Bookkeeping
 
+    def unnamed(self, after: int, limit: int) -> tuple[int | None, int]:
+        """As `Disk.unnamed`."""
+        return self._disk.unnamed(after, limit)
+
     @property
     def changed(self) -> bool:
         """Whether blocks, letters or books were changed; notes do not count."""
