@@ -41,6 +41,11 @@ def kind(words: str) -> str:
     return "other"
 
 
+def writable(words: str) -> str:
+    """*words* of a destination as they can be kept: without what has no UTF-8 form."""
+    return words.encode(errors="replace").decode()
+
+
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """How delivering to one destination goes, at one moment.
 

@@ -12,21 +12,23 @@ Everything here runs in the courier's thread. Three rules decide:
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import msgspec
 
 from per_agent.backoff import Backoff
 from per_agent.courier.arrivals import Arrivals
-from per_agent.courier.attempts import Attempts, Delivery
-from per_agent.courier.health import Health, Note, State
+from per_agent.courier.attempts import Attempts, Delivery, writable
+from per_agent.courier.health import Health, State
 from per_agent.courier.parked import ParkedEvents
 from per_agent.courier.parking import TROUBLED, ParkingLot
 from per_agent.courier.queue import Queue
 from per_agent.courier.refusals import Offer, Refusals, Verdict
 from per_agent.courier.senders import Senders
+from per_agent.courier.telling import Telling
 from per_agent.courier.window import Item, Loaded, Window
 from per_agent.destinations import Delivered, Destination, Halt, Outcome, Parked, Refused, Retry
 from per_agent.event import decode
@@ -35,11 +37,6 @@ from per_agent.settings import DeliverySettings
 from per_agent.spool import Block, DeadLetter, Spool
 
 _OWN_TROUBLES: Final = 3  # failures of one event while others go through, until it is parked
-
-
-def _writable(words: str) -> str:
-    """*words* of a destination as they can be kept: without what has no UTF-8 form."""
-    return words.encode(errors="replace").decode()
 
 
 class _Sent(NamedTuple):
@@ -79,8 +76,7 @@ class Route:
         self._queue = Queue()
         self._in_flight = 0
         self._successes = 0
-        self._told = 0  # of `no_answer`, what was last noted
-        self._teller = os.urandom(8).hex()
+        self._telling = Telling(destination, self.health, self.attempts, self._windows)
         self._refusals = Refusals()
         self._lot = ParkingLot(settings, clock, destination.concurrency)
         self._parked = ParkedEvents(destination, self._lot, self.senders, self._windows, later, wall)
@@ -98,7 +94,7 @@ class Route:
             lambda store: store.parkings(self.name),
             lambda parkings: self._later(lambda: self._parked.know(parkings)),
         )
-        self._note(spool)
+        self._telling.note(spool)
 
     def detach(self, spool: Spool) -> None:
         """*spool* is drained and about to be closed."""
@@ -110,6 +106,7 @@ class Route:
     def _load(self, window: Window, turn: int, blocks: list[Block]) -> None:
         for loaded in window.take(turn, blocks, self._wall()):
             items: list[Item] = []
+            parking = bool(self._lot)
             for at in loaded.block.pending():
                 try:
                     event = decode(loaded.block.events[at])
@@ -117,7 +114,7 @@ class Route:
                     loaded.dead(at, self._letter(loaded, at, "cannot be read by this version", str(error), 0))
                     continue
                 item = Item(loaded, at, event)
-                if not self._parked.park_known(item):
+                if not (parking and self._parked.park_known(item)):
                     items.append(item)
             self._queue.load(items)
             loaded.settle(self._later, hurried=False)
@@ -160,47 +157,60 @@ class Route:
         self._refusals.answered(sent.offer, outcomes)
         answered_at = self._wall()
         again: list[Item] = []
+        answered = set(map(type, outcomes)) == {Delivered}
+        if answered:  # nearly always, and then in few steps
+            self._delivered(items, answered_at)
+        else:
+            answered = self._sort(items, outcomes, sent, answered_at, again)
+        well = answered and self.health.answered(sent.epoch, answered_at)
+        if well:
+            self._log.info("the destination is well again")
+            self._telling.tell()
+        self._telling.tell_if_due()
+        self._put_back(again)
+        # When nothing is left to send, the next blocks wait for these to be settled.
+        for loaded in dict.fromkeys(map(attrgetter("loaded"), items)):
+            loaded.settle(self._later, hurried=not self._queue.ready)
+
+    def _sort(
+        self, items: Sequence[Item], outcomes: Sequence[Outcome], sent: _Sent, at: float, again: list[Item]
+    ) -> bool:
+        """See what became of each; what is to be offered again goes to *again*. Whether one was answered."""
         answered = False
         for item, outcome in zip(items, outcomes, strict=True):
             item.attempts += 1
             match outcome:
                 case Delivered():
                     answered = True
-                    self._delivered(item, answered_at)
+                    self._delivered([item], at)
                 case Parked(key, reason):
                     answered = True
-                    self._parked.park(item, key, _writable(reason), self._queue)
+                    self._parked.park(item, key, writable(reason), self._queue)
                 case Refused(reason, certain):
                     answered = answered or certain
-                    if not self._refused(item, _writable(reason), sent, certain=certain):
+                    if not self._refused(item, writable(reason), sent, certain=certain):
                         self.attempts.failed("refused_uncertain")
                         self._delay(item)
                 case Retry(reason, after):
                     self.attempts.failed("retry", reason)
                     # One that keeps failing while others go through speaks for itself.
                     if item.own_troubles == 0:
-                        self._fail("retrying", _writable(reason), sent.epoch, after)
+                        self._fail("retrying", writable(reason), sent.epoch, after)
                     again.append(item)
                 case Halt(reason):
                     self.attempts.failed("halted")
-                    self._fail("halted", _writable(reason), sent.epoch)
+                    self._fail("halted", writable(reason), sent.epoch)
                     again.append(item)
-        well = answered and self.health.answered(sent.epoch, answered_at)
-        if well:
-            self._log.info("the destination is well again")
-        if well or self.attempts.no_answer != self._told:
-            self._tell()
-        self._put_back(again)
-        # When nothing is left to send, the next blocks wait for these to be settled.
-        for loaded in {item.loaded: None for item in items}:
-            loaded.settle(self._later, hurried=not self._queue.ready)
+        return answered
 
-    def _delivered(self, item: Item, at: float) -> None:
-        self._successes += 1
+    def _delivered(self, items: Sequence[Item], at: float) -> None:
+        self._successes += len(items)
         self.attempts.delivered()
-        item.loaded.delivered(item.at)
+        for loaded, some in groupby(items, attrgetter("loaded")):
+            loaded.delivered(*(item.at for item in some))
         if self._arrivals is not None:
-            self._arrivals.note(item, at)
+            for item in items:
+                self._arrivals.note(item, at)
 
     def _put_back(self, items: list[Item]) -> None:
         """Offer *items* again, each in its place: an outage must not put the oldest behind the others."""
@@ -293,18 +303,4 @@ class Route:
         if self.health.failed(state, reason, epoch, self._clock(), self._wall(), after):
             say = self._log.error if state == "halted" else self._log.warning
             say("the destination is in trouble: its events are kept", state=state, reason=reason)
-            self._tell()
-
-    def _tell(self) -> None:
-        self._told = self.attempts.no_answer
-        for window in self._windows:
-            self._note(window.spool)
-
-    def _note(self, spool: Spool) -> None:
-        said = Note.of(
-            self.health.condition,
-            counts_on_arrival=self.destination.counts_on_arrival,
-            no_answer=self.attempts.no_answer,
-            teller=self._teller,
-        )
-        spool.post(lambda changes: changes.note(self.name, said))
+            self._telling.tell()

@@ -117,9 +117,8 @@ class Ticket:
         self._delivered = dict.fromkeys(lanes, 0)
         self._refused: dict[int, tuple[str, str]] = {}
 
-    def delivered(self, lane: str, positions: Sequence[int]) -> None:
-        for at in positions:
-            self._delivered[lane] |= 1 << at
+    def delivered(self, lane: str, mask: int) -> None:
+        self._delivered[lane] |= mask
 
     def refused(self, lane: str, at: int, words: str) -> None:
         self._refused[at] = (lane, words)
