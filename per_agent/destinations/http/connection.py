@@ -1,12 +1,15 @@
-"""One keep-alive connection: a blocking socket, h11, and a deadline over each whole exchange.
+"""One keep-alive connection: a blocking socket, and a deadline over each whole exchange.
 
 httpx has no such deadline. A read timeout begins anew with every chunk, and with every piece of a header, so an
 upstream that drips one byte at a time would hold a sender for ever: each wait here takes at most what is left of
 the exchange's time. Given up: the lookup of a host name takes no timeout, and a host with several
 addresses may take the connect timeout once for each.
+
+An answer is read by h11, as in httpx's own transport, unless it is as nearly all are (`plain`).
 """
 
 import math
+import re
 import select
 import socket
 import ssl
@@ -17,8 +20,10 @@ import h11
 import httpx
 
 from per_agent import failpoint
+from per_agent.destinations.http.plain import plain
 
 _PIECE: Final = 64 * 1024  # of a body, after which the time is looked at
+_LINE: Final = re.compile(rb"[\t\x20-\x7e]+")
 _MAX_HEAD: Final = 100 * 1024
 # Setting a socket's timeout is a system call that lets go of the GIL, with a wait to get it back: one that is
 # longer than it should be by this share stays as it is.
@@ -94,10 +99,10 @@ class Connection:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
         self._readable = select.poll()
         self._readable.register(connected, select.POLLIN)
         self._timeout = math.inf  # as the socket has it
+        self._surplus = False  # whether more came than was asked for
         self.used_at = 0.0
         self.reusable = True
 
@@ -113,67 +118,56 @@ class Connection:
         """
         deadline, limit = request.extensions["deadline"], request.extensions["limit"]
         self.reusable = False
-        self._write(self._said(request), deadline)
-        try:
-            return self._answer(deadline, limit)
-        except h11.ProtocolError as error:
-            raise httpx.RemoteProtocolError(str(error)) from error
+        self._write(_said(request), deadline)
+        if self._surplus:
+            raise httpx.RemoteProtocolError("what came was sent before the request: it answers another")
+        came = self._read(deadline)
+        response = plain(came)
+        if response is None:
+            response = self._by_h11(request, came, deadline, limit)
+        else:
+            failpoint.reach("request sent")  # and received, since there is an answer
+            self.reusable = True
+        failpoint.reach("answer read")
+        self.used_at = time.monotonic()
+        return response
 
     def close(self) -> None:
         self._socket.close()
 
-    def _said(self, request: httpx.Request) -> bytes:
-        assert isinstance(request.stream, httpx.SyncByteStream)
-        target, body, send = request.extensions["target"], b"".join(request.stream), self._wire.send
+    def _by_h11(self, request: httpx.Request, came: bytes, deadline: Deadline, limit: int) -> httpx.Response:
+        wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+        # It must know that something was asked, and by which method; what else it was is of no matter to it.
+        wire.send(h11.Request(method=request.method, target="/", headers=[("host", "")]))
+        wire.send(h11.EndOfMessage())
+        head, body = None, bytearray()
         try:
-            said = send(h11.Request(method=request.method, target=target, headers=request.headers.raw)) or b""
-            if body:
-                said += send(h11.Data(body)) or b""
-            return said + (send(h11.EndOfMessage()) or b"")
+            wire.receive_data(came)
+            while len(body) <= limit and not isinstance(event := wire.next_event(), h11.EndOfMessage):
+                if event is h11.NEED_DATA:
+                    came = self._read(deadline)
+                    if not came and head is None:
+                        raise httpx.RemoteProtocolError("the connection was closed without an answer")
+                    wire.receive_data(came)
+                elif isinstance(event, h11.Data):
+                    body += event.data
+                elif isinstance(event, h11.Response):
+                    head = event
+                    failpoint.reach("request sent")  # and received, since an answer has begun
         except h11.ProtocolError as error:
-            raise httpx.LocalProtocolError(str(error)) from error
-
-    def _answer(self, deadline: Deadline, limit: int) -> httpx.Response:
-        heard, head, body = False, None, bytearray()
-        while len(body) <= limit:
-            event = self._wire.next_event()
-            if event is h11.NEED_DATA:
-                self._read(deadline)
-                heard = True
-            elif isinstance(event, h11.Data):
-                body += event.data
-            elif isinstance(event, h11.Response):
-                if not heard:
-                    # The upstream sent more than one answer to the question before, and h11 kept the surplus.
-                    raise httpx.RemoteProtocolError(
-                        "what came was sent before the request: it answers another"
-                    )
-                head = event
-                failpoint.reach("request sent")  # and received, since an answer has begun
-            elif not isinstance(event, h11.InformationalResponse):
-                self._end()
-                break
+            raise httpx.RemoteProtocolError(str(error)) from error
         assert head is not None
-        failpoint.reach("answer read")
+        self.reusable = wire.our_state is wire.their_state is h11.DONE
+        self._surplus = bool(wire.trailing_data[0])
         stream = httpx.ByteStream(bytes(body))
         return httpx.Response(head.status_code, headers=head.headers.raw_items(), stream=stream)
 
-    def _end(self) -> None:
-        """The answer is complete."""
-        if self._wire.our_state is self._wire.their_state is h11.DONE:
-            self._wire.start_next_cycle()
-            self.used_at = time.monotonic()
-            self.reusable = True
-
-    def _read(self, deadline: Deadline) -> None:
+    def _read(self, deadline: Deadline) -> bytes:
         try:
             self._allow(deadline.left(httpx.ReadTimeout))
-            came = self._socket.recv(_PIECE)
+            return self._socket.recv(_PIECE)
         except OSError as error:
             raise _told(error, httpx.ReadTimeout, httpx.ReadError) from error
-        if not came and self._wire.their_state is h11.SEND_RESPONSE:
-            raise httpx.RemoteProtocolError("the upstream closed the connection without an answer")
-        self._wire.receive_data(came)
 
     def _write(self, said: bytes, deadline: Deadline) -> None:
         for at in range(0, len(said), _PIECE):
@@ -187,3 +181,13 @@ class Connection:
         if not seconds <= self._timeout <= seconds * (1 + _SLACK):
             self._socket.settimeout(seconds)
             self._timeout = seconds
+
+
+def _said(request: httpx.Request) -> bytes:
+    """*request* as it goes over the wire. Raises `LocalProtocolError` where it would be another one there."""
+    assert isinstance(request.stream, httpx.SyncByteStream)
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode(), request.extensions["target"])]
+    lines += [b"%s: %s" % header for header in request.headers.raw]
+    if not all(_LINE.fullmatch(line) for line in lines):
+        raise httpx.LocalProtocolError("holds what no header takes")
+    return b"\r\n".join([*lines, b"", b"".join(request.stream)])

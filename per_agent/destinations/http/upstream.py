@@ -187,13 +187,11 @@ class Upstream:
         return self._answer(response, limit)
 
     def _answer(self, response: httpx.Response, limit: int) -> Answer:
-        headers = {name.lower(): value for name, value in response.headers.items()}
         body = b"".join(response.iter_raw())
         return Answer(
             response.status_code,
-            headers,
             body[:limit],
-            retry_after(headers.get("retry-after"), self._clock()),
+            retry_after(response.headers.get("retry-after"), self._clock()),
             overrun=len(body) > limit,
         )
 
