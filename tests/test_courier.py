@@ -711,10 +711,10 @@ def test_bytes_that_this_version_cannot_read_go_to_the_dead_letters_and_hold_not
 
 
 def test_the_threads_of_a_destination_end_when_they_are_told(tmp_path):
-    senders = Senders(MemoryDestination(concurrency=3))
+    senders = Senders(MemoryDestination(concurrency=3), 3)
     senders.stop()
     assert senders.join(lambda: 1.0), "also when they were never begun"
-    senders = Senders(MemoryDestination(concurrency=3))
+    senders = Senders(MemoryDestination(concurrency=3), 3)
     senders.start()
     answers: list[object] = []
     senders.send([Activity("1", "a", "u", "t", 1.0)], lambda outcomes, _: answers.append(outcomes))

@@ -12,7 +12,6 @@ Everything here runs in the courier's thread. Three rules decide:
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -21,12 +20,14 @@ import msgspec
 from per_agent.backoff import Backoff
 from per_agent.courier.arrivals import Arrivals
 from per_agent.courier.attempts import Attempts, Delivery
-from per_agent.courier.health import Health, Note, State
+from per_agent.courier.health import Health, State
+from per_agent.courier.limit import Limit
 from per_agent.courier.parked import ParkedEvents
 from per_agent.courier.parking import TROUBLED, ParkingLot
 from per_agent.courier.queue import Queue
 from per_agent.courier.refusals import Offer, Refusals, Verdict
 from per_agent.courier.senders import Senders
+from per_agent.courier.telling import Telling, writable
 from per_agent.courier.window import Item, Loaded, Window
 from per_agent.destinations import Delivered, Destination, Halt, Outcome, Parked, Refused, Retry
 from per_agent.event import decode
@@ -37,14 +38,10 @@ from per_agent.spool import Block, DeadLetter, Spool
 _OWN_TROUBLES: Final = 3  # failures of one event while others go through, until it is parked
 
 
-def _writable(words: str) -> str:
-    """*words* of a destination as they can be kept: without what has no UTF-8 form."""
-    return words.encode(errors="replace").decode()
-
-
 class _Sent(NamedTuple):
     offer: Offer
     epoch: int  # of the destination's health
+    round: int  # of the limit
 
 
 class Route:
@@ -71,7 +68,8 @@ class Route:
         self._wall = wall
         self._backoff = Backoff.of(settings)
         self.health = Health(self._backoff, destination.concurrency)
-        self.senders = Senders(destination)
+        self.limit = Limit(destination.concurrency, clock())
+        self.senders = Senders(destination, self.limit.now)
         self.attempts = Attempts(clock)
         self.idle = True
         """Whether nothing is in memory or in flight."""
@@ -79,10 +77,9 @@ class Route:
         self._queue = Queue()
         self._in_flight = 0
         self._successes = 0
-        self._told = 0  # of `no_answer`, what was last noted
-        self._teller = os.urandom(8).hex()
         self._refusals = Refusals()
         self._lot = ParkingLot(settings, clock, destination.concurrency)
+        self._telling = Telling(destination, self.health, self.attempts, self._windows)
         self._parked = ParkedEvents(destination, self._lot, self.senders, self._windows, later, wall)
         self._log = Log(destination=self.name)
         self._arrivals = Arrivals(self._log, clock) if destination.counts_on_arrival else None
@@ -98,7 +95,7 @@ class Route:
             lambda store: store.parkings(self.name),
             lambda parkings: self._later(lambda: self._parked.know(parkings)),
         )
-        self._note(spool)
+        self._telling.note(spool)
 
     def detach(self, spool: Spool) -> None:
         """*spool* is drained and about to be closed."""
@@ -130,8 +127,10 @@ class Route:
         for window in self._windows:
             window.ask()
         due_in = self._queue.due_in(now)
-        while self._queue.ready and self._in_flight < self.health.allowed(now):
+        allowed = min(self.health.allowed(now), self.limit.now)
+        while self._queue.ready and self._in_flight < allowed:
             self._send_next()
+        self.limit.wanted |= self._queue.ready
         # Computed here, for others to look at: they must not walk through what this thread changes.
         self.idle = not (
             self._in_flight or not self._queue.empty or any(any(True for _ in w) for w in self._windows)
@@ -148,7 +147,7 @@ class Route:
         well, queue = self.health.open, self._queue
         items = queue.take(self.destination.batch) if well else [queue.take_to_find_out()]
         self._in_flight += 1
-        sent = _Sent(self._refusals.offered(), self.health.epoch)
+        sent = _Sent(self._refusals.offered(), self.health.epoch, self.limit.round)
         self.senders.send(
             [item.event for item in items],
             lambda outcomes, seconds: self._later(lambda: self._sent(items, outcomes, sent, seconds)),
@@ -169,31 +168,37 @@ class Route:
                     self._delivered(item, answered_at)
                 case Parked(key, reason):
                     answered = True
-                    self._parked.park(item, key, _writable(reason), self._queue)
+                    self._parked.park(item, key, writable(reason), self._queue)
                 case Refused(reason, certain):
                     answered = answered or certain
-                    if not self._refused(item, _writable(reason), sent, certain=certain):
+                    if not self._refused(item, writable(reason), sent, certain=certain):
                         self.attempts.failed("refused_uncertain")
                         self._delay(item)
                 case Retry(reason, after):
                     self.attempts.failed("retry", reason)
                     # One that keeps failing while others go through speaks for itself.
                     if item.own_troubles == 0:
-                        self._fail("retrying", _writable(reason), sent.epoch, after)
+                        self._fail("retrying", writable(reason), sent.epoch, after)
                     again.append(item)
                 case Halt(reason):
                     self.attempts.failed("halted")
-                    self._fail("halted", _writable(reason), sent.epoch)
+                    self._fail("halted", writable(reason), sent.epoch)
                     again.append(item)
-        well = answered and self.health.answered(sent.epoch, answered_at)
+        well = answered and self._answered(sent, seconds, answered_at)
         if well:
             self._log.info("the destination is well again")
-        if well or self.attempts.no_answer != self._told:
-            self._tell()
+        if well or self._telling.due:
+            self._telling.tell()
         self._put_back(again)
         # When nothing is left to send, the next blocks wait for these to be settled.
         for loaded in {item.loaded: None for item in items}:
             loaded.settle(self._later, hurried=not self._queue.ready)
+
+    def _answered(self, sent: _Sent, seconds: float, at: float) -> bool:
+        """The destination answered as it should. True when it was not open before."""
+        self.limit.answered(sent.round, seconds, self._clock())
+        self.senders.grow(self.limit.now)
+        return self.health.answered(sent.epoch, at)
 
     def _delivered(self, item: Item, at: float) -> None:
         self._successes += 1
@@ -281,7 +286,10 @@ class Route:
         known = (self._lot.oldest, *(window.oldest for window in tuple(self._windows)))
         oldest = min((moment for moment in known if moment is not None), default=None)
         return self.attempts.look(
-            self.health.condition, oldest, counts_on_arrival=self.destination.counts_on_arrival
+            self.health.condition,
+            oldest,
+            self.limit.now,
+            counts_on_arrival=self.destination.counts_on_arrival,
         )
 
     @property
@@ -290,21 +298,11 @@ class Route:
         return list(self._lot)
 
     def _fail(self, state: State, reason: str, epoch: int, after: float | None = None) -> None:
+        if state == "retrying" and self.health.open and epoch == self.health.epoch:
+            self.limit.refused(
+                self._clock()
+            )  # once for all that met it; what a lone request meets is no matter of numbers
         if self.health.failed(state, reason, epoch, self._clock(), self._wall(), after):
             say = self._log.error if state == "halted" else self._log.warning
             say("the destination is in trouble: its events are kept", state=state, reason=reason)
-            self._tell()
-
-    def _tell(self) -> None:
-        self._told = self.attempts.no_answer
-        for window in self._windows:
-            self._note(window.spool)
-
-    def _note(self, spool: Spool) -> None:
-        said = Note.of(
-            self.health.condition,
-            counts_on_arrival=self.destination.counts_on_arrival,
-            no_answer=self.attempts.no_answer,
-            teller=self._teller,
-        )
-        spool.post(lambda changes: changes.note(self.name, said))
+            self._telling.tell()
