@@ -53,7 +53,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
             known to be. Of parked events: since when they are parked.
         counts_on_arrival: whether it counts events when they reach it; see `Destination`.
         idle_seconds: since an event was last delivered, or since the agent started.
-        limit: how many requests may be under way now; see `courier.limit`.
+        concurrency: how many requests may be under way now; see `courier.limit`.
     """
 
     condition: Condition
@@ -63,7 +63,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     oldest: float | None
     counts_on_arrival: bool
     idle_seconds: float
-    limit: int
+    concurrency: int
 
     @property
     def no_answer(self) -> int:
@@ -105,7 +105,7 @@ class Attempts:
         return self._retries["no_answer"]
 
     def look(
-        self, condition: Condition, oldest: float | None, limit: int, *, counts_on_arrival: bool
+        self, condition: Condition, oldest: float | None, concurrency: int, *, counts_on_arrival: bool
     ) -> Delivery:
         return Delivery(
             condition=condition,
@@ -115,5 +115,5 @@ class Attempts:
             oldest=oldest,
             counts_on_arrival=counts_on_arrival,
             idle_seconds=max(0.0, self._clock() - self._delivered_at),
-            limit=limit,
+            concurrency=concurrency,
         )
