@@ -226,6 +226,7 @@ def test_a_destination_in_trouble_is_not_up_and_each_state_is_told(tmp_path):
         }
         assert states == {"open": 0, "retrying": 0, "halted": 1}
         assert seen("destination_failures", destination="a") == 1
+        assert seen("destination_concurrency", destination="a") >= 1
         running.agent.close(0)
 
 

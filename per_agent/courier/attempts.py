@@ -58,6 +58,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
             known to be. Of parked events: since when they are parked.
         counts_on_arrival: whether it counts events when they reach it; see `Destination`.
         idle_seconds: since an event was last delivered, or since the agent started.
+        concurrency: how many requests may be under way now; see `courier.limit`.
     """
 
     condition: Condition
@@ -67,6 +68,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     oldest: float | None
     counts_on_arrival: bool
     idle_seconds: float
+    concurrency: int
 
     @property
     def no_answer(self) -> int:
@@ -107,7 +109,9 @@ class Attempts:
         """As `Delivery.no_answer`."""
         return self._retries["no_answer"]
 
-    def look(self, condition: Condition, oldest: float | None, *, counts_on_arrival: bool) -> Delivery:
+    def look(
+        self, condition: Condition, oldest: float | None, concurrency: int, *, counts_on_arrival: bool
+    ) -> Delivery:
         return Delivery(
             condition=condition,
             retries=dict(self._retries),
@@ -116,4 +120,5 @@ class Attempts:
             oldest=oldest,
             counts_on_arrival=counts_on_arrival,
             idle_seconds=max(0.0, self._clock() - self._delivered_at),
+            concurrency=concurrency,
         )

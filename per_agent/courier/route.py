@@ -2,12 +2,10 @@
 
 Everything here runs in the courier's thread. Three rules decide:
 
-- Trouble of the destination (`Retry`, `Halt`) pauses the destination, once for all that met it. Its events
-  go back to their places in the queue.
-- An event's own trouble concerns that event. One that keeps failing while others go through waits by
-  itself, then on the disk, so poison events cost the others a moment and not their turn. A refusal in words
-  that nobody documented is tried again; it ends in the dead letters when others were delivered meanwhile,
-  and pauses the destination when none was: then it is not the event.
+- Trouble of the destination (`Retry`, `Halt`) pauses it, once for all that met it; events go back to their places.
+- An event's own trouble concerns that event. One that keeps failing while others go through waits by itself, then
+  on the disk, so that poison costs the others a moment and not their turn. A refusal in words that nobody
+  documented is tried again; it ends in the dead letters when others were delivered, else pauses the destination.
 - What a meter or a customer must heal is parked on the disk, off the queue, and probed.
 """
 
@@ -23,6 +21,7 @@ from per_agent.backoff import Backoff
 from per_agent.courier.arrivals import Arrivals
 from per_agent.courier.attempts import Attempts, Delivery, writable
 from per_agent.courier.health import Health, State
+from per_agent.courier.limit import Limit
 from per_agent.courier.parked import ParkedEvents
 from per_agent.courier.parking import TROUBLED, ParkingLot
 from per_agent.courier.queue import Queue
@@ -42,6 +41,7 @@ _OWN_TROUBLES: Final = 3  # failures of one event while others go through, until
 class _Sent(NamedTuple):
     offer: Offer
     epoch: int  # of the destination's health
+    round: int  # of the limit
 
 
 class Route:
@@ -68,7 +68,8 @@ class Route:
         self._wall = wall
         self._backoff = Backoff.of(settings)
         self.health = Health(self._backoff, destination.concurrency)
-        self.senders = Senders(destination)
+        self.limit = Limit(destination.concurrency, clock())
+        self.senders = Senders(destination, self.limit.now)
         self.attempts = Attempts(clock)
         self.idle = True
         """Whether nothing is in memory or in flight."""
@@ -76,9 +77,9 @@ class Route:
         self._queue = Queue()
         self._in_flight = 0
         self._successes = 0
-        self._telling = Telling(destination, self.health, self.attempts, self._windows)
         self._refusals = Refusals()
         self._lot = ParkingLot(settings, clock, destination.concurrency)
+        self._telling = Telling(destination, self.health, self.attempts, self._windows)
         self._parked = ParkedEvents(destination, self._lot, self.senders, self._windows, later, wall)
         self._log = Log(destination=self.name)
         self._arrivals = Arrivals(self._log, clock) if destination.counts_on_arrival else None
@@ -87,9 +88,8 @@ class Route:
 
     def attach(self, spool: Spool) -> None:
         """Deliver what *spool* holds for this destination."""
-        self._windows.append(
-            Window(spool, self.name, self._settings.window_blocks, self._arrived, self._parked.know)
-        )
+        size = self._settings.window_blocks
+        self._windows.append(Window(spool, self.name, size, self._arrived, self._parked.know))
         spool.post_look(
             lambda store: store.parkings(self.name),
             lambda parkings: self._later(lambda: self._parked.know(parkings)),
@@ -127,12 +127,13 @@ class Route:
         for window in self._windows:
             window.ask()
         due_in = self._queue.due_in(now)
-        while self._queue.ready and self._in_flight < self.health.allowed(now):
+        allowed = min(self.health.allowed(now), self.limit.now)
+        while self._queue.ready and self._in_flight < allowed:
             self._send_next()
+        self.limit.wanted |= self._queue.ready
         # Computed here, for others to look at: they must not walk through what this thread changes.
-        self.idle = not (
-            self._in_flight or not self._queue.empty or any(any(True for _ in w) for w in self._windows)
-        )
+        waiting = any(True for window in self._windows for _ in window)
+        self.idle = not (waiting or self._in_flight) and self._queue.empty
         waits = [
             due_in,
             self._parked.look() if self.health.open else None,
@@ -145,7 +146,7 @@ class Route:
         well, queue = self.health.open, self._queue
         items = queue.take(self.destination.batch) if well else [queue.take_to_find_out()]
         self._in_flight += 1
-        sent = _Sent(self._refusals.offered(), self.health.epoch)
+        sent = _Sent(self._refusals.offered(), self.health.epoch, self.limit.round)
         self.senders.send(
             [item.event for item in items],
             lambda outcomes, seconds: self._later(lambda: self._sent(items, outcomes, sent, seconds)),
@@ -162,10 +163,12 @@ class Route:
             self._delivered(items, answered_at)
         else:
             answered = self._sort(items, outcomes, sent, answered_at, again)
-        well = answered and self.health.answered(sent.epoch, answered_at)
-        if well:
-            self._log.info("the destination is well again")
-            self._telling.tell()
+        if answered:
+            self.limit.answered(sent.round, seconds, self._clock())
+            self.senders.grow(self.limit.now)
+            if self.health.answered(sent.epoch, answered_at):
+                self._log.info("the destination is well again")
+                self._telling.tell()
         self._telling.tell_if_due()
         self._put_back(again)
         # When nothing is left to send, the next blocks wait for these to be settled.
@@ -261,9 +264,8 @@ class Route:
 
     def settle_all(self) -> None:
         """Hand everything that was decided to the spool: nothing more will come."""
-        for window in self._windows:
-            for loaded in window:
-                loaded.settle_rest(self._later)
+        for loaded in (loaded for window in self._windows for loaded in window):
+            loaded.settle_rest(self._later)
         if self._arrivals is not None:
             self._arrivals.tell()
 
@@ -290,8 +292,9 @@ class Route:
         """How it goes. For any thread."""
         known = (self._lot.oldest, *(window.oldest for window in tuple(self._windows)))
         oldest = min((moment for moment in known if moment is not None), default=None)
+        counts_on_arrival = self.destination.counts_on_arrival
         return self.attempts.look(
-            self.health.condition, oldest, counts_on_arrival=self.destination.counts_on_arrival
+            self.health.condition, oldest, self.limit.now, counts_on_arrival=counts_on_arrival
         )
 
     @property
@@ -300,6 +303,9 @@ class Route:
         return list(self._lot)
 
     def _fail(self, state: State, reason: str, epoch: int, after: float | None = None) -> None:
+        if state == "retrying" and self.health.open and epoch == self.health.epoch:
+            # Once for all that met it; what a lone request meets is no matter of numbers.
+            self.limit.refused(self._clock())
         if self.health.failed(state, reason, epoch, self._clock(), self._wall(), after):
             say = self._log.error if state == "halted" else self._log.warning
             say("the destination is in trouble: its events are kept", state=state, reason=reason)

@@ -18,14 +18,12 @@ class Answer(msgspec.Struct, frozen=True):
 
     Attributes:
         status: the HTTP status.
-        headers: by lower-case name.
         body: at most the bytes that were asked for.
         retry_after: seconds that the upstream asks to wait, or None.
         overrun: the answer was longer than *body*: never a success.
     """
 
     status: int
-    headers: dict[str, str]
     body: bytes
     retry_after: float | None = None
     overrun: bool = False

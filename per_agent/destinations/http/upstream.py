@@ -11,24 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 from urllib.parse import quote, urlencode
 
 import httpx
 import msgspec
 
-from per_agent import failpoint
 from per_agent.backoff import retry_after
 from per_agent.destinations.http.answer import SEND_LIMIT, Answer
-from per_agent.destinations.http.deadline import DeadlineTransport, heard, within
+from per_agent.destinations.http.connection import Deadline
+from per_agent.destinations.http.transport import KeepAliveTransport
 from per_agent.errors import Refused, Unavailable
 from per_agent.settings.secret import forms
 from per_agent.version import version
 
-# Node's HTTP server closes an idle connection after 5 s, nginx after 60 s or more. A request on a connection
-# that is just being closed fails in a way that leaves open whether it was received.
-_KEEPALIVE: Final = 4.0
+_MAX_TARGET: Final = 64 * 1024  # characters; servers take less
 _MAX_WORDS: Final = 200
 
 # What cannot have reached the upstream. All other failures may have happened after it took the request.
@@ -55,12 +52,36 @@ class _Pool:
     An exchange is not cut: an answer that is lost leaves an event of which nobody knows whether it counted.
     """
 
-    def __init__(self, client: httpx.Client, access: _Access) -> None:
-        self.client = client
+    def __init__(self, origin: httpx.URL, access: _Access, most: int, path: str | None) -> None:
+        self.transport = KeepAliveTransport(origin, most, path)
         self.access = access
+        self._origin = origin
+        self._headers = [
+            (b"host", origin.netloc),
+            (b"accept", b"application/json"),
+            (b"accept-encoding", b"identity"),
+            (b"user-agent", f"per-agent/{version()}".encode()),
+        ]
+        if access.token is not None:
+            self._headers.append((b"authorization", f"Bearer {access.token}".encode()))
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
+
+    def request(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], limit: int
+    ) -> httpx.Request:
+        """What is to be asked, with the credential, and until when."""
+        sent = {} if body is None else {"content-type": "application/json", "content-length": str(len(body))}
+        more = [(name.encode(), value.encode()) for name, value in {**sent, **headers}.items()]
+        deadline = Deadline(self.access.timeout, self.access.total)
+        return httpx.Request(
+            method,
+            self._origin,
+            headers=self._headers + more,
+            stream=httpx.ByteStream(body or b""),
+            extensions={"target": target.encode(), "deadline": deadline, "limit": limit},
+        )
 
     def enter(self) -> bool:
         """Whether the pool may be used; each True wants one `leave`."""
@@ -73,14 +94,14 @@ class _Pool:
             self._users -= 1
             last = self._retired and self._users == 0
         if last:
-            self.client.close()
+            self.transport.close()
 
     def retire(self) -> None:
         with self._lock:
             idle = not self._retired and self._users == 0
             self._retired = True
         if idle:
-            self.client.close()
+            self.transport.close()
 
 
 class Upstream:
@@ -106,6 +127,8 @@ class Upstream:
     ) -> None:
         self.name = name
         self.url = url.rstrip("/")
+        self._origin = httpx.URL(self.url)
+        self._base = self._origin.raw_path.decode().rstrip("/")
         self._access = _Access(token, timeout, timeout if total is None else total)
         self._secrets = _blotted(token)
         self._concurrency = concurrency
@@ -149,36 +172,26 @@ class Upstream:
         Raises `Unavailable` where there is no answer, its words saying whether the request may have been
         received, and `Refused` where the address is too long to be asked.
         """
-        url = self.url + path
+        target = self._base + path
         if query:
-            url += "?" + urlencode(query, quote_via=quote, safe="")
-        sent = {} if body is None else {"content-type": "application/json"}
-        sent |= headers or {}
-        with self._lease() as pool, within(pool.access.total):
+            target += "?" + urlencode(query, quote_via=quote, safe="")
+        if len(target) > _MAX_TARGET:
+            raise Refused(self.name, f"{method} {path}", "not sent: the address is too long")
+        with self._lease() as pool:
             try:
-                with pool.client.stream(method, url, headers=sent, content=body) as response:
-                    failpoint.reach("request sent")  # and received, since an answer has begun
-                    answer = self._read(response, limit)
-                    failpoint.reach("answer read")
-                    return answer
+                response = pool.transport.handle_request(
+                    pool.request(method, target, body, headers or {}, limit)
+                )
             except httpx.RequestError as error:
                 raise Unavailable(self.name, f"{method} {path}", clip(self.hide(_why(error)))) from error
-            except httpx.InvalidURL as error:
-                # What is left to be invalid is the length: httpx takes 64 KiB, and servers less.
-                raise Refused(self.name, f"{method} {path}", f"not sent: {error}") from error
+        return self._answer(response, limit)
 
-    def _read(self, response: httpx.Response, limit: int) -> Answer:
-        body = bytearray()
-        for chunk in response.iter_raw():
-            body += chunk
-            if len(body) > limit:
-                break
-        headers = {name.lower(): value for name, value in response.headers.items()}
+    def _answer(self, response: httpx.Response, limit: int) -> Answer:
+        body = b"".join(response.iter_raw())
         return Answer(
             response.status_code,
-            headers,
-            bytes(body[:limit]),
-            retry_after(headers.get("retry-after"), self._clock()),
+            body[:limit],
+            retry_after(response.headers.get("retry-after"), self._clock()),
             overrun=len(body) > limit,
         )
 
@@ -209,7 +222,8 @@ class Upstream:
             # No lock: a fork could leave it locked in the child for ever. `setdefault` is atomic.
             pool = self._pools.get(os.getpid())
             if pool is None:
-                made = _Pool(self._connect(access), access)
+                # Two more than senders, for probes: who finds no free connection fails without having asked.
+                made = _Pool(self._origin, access, self._concurrency + 2, self._socket_path)
                 pool = self._pools.setdefault(os.getpid(), made)
                 if pool is not made:
                     made.retire()
@@ -221,41 +235,6 @@ class Upstream:
             yield pool
         finally:
             pool.leave()
-
-    def _connect(self, access: _Access) -> httpx.Client:
-        headers = {
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            "user-agent": f"per-agent/{version()}",
-        }
-        if access.token is not None:
-            headers["authorization"] = f"Bearer {access.token}"
-        limits = httpx.Limits(
-            # Two more than senders, for probes: who finds no free connection fails without having asked.
-            max_connections=self._concurrency + 2,
-            max_keepalive_connections=self._concurrency + 2,
-            keepalive_expiry=_KEEPALIVE,
-        )
-        return httpx.Client(
-            headers=headers,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(access.timeout),
-            follow_redirects=False,
-            trust_env=False,
-            transport=DeadlineTransport(limits, self._socket_path),
-            event_hooks={"response": [_answers]},
-        )
-
-
-def _answers(response: httpx.Response) -> None:
-    """Let *response* pass as the answer to what was asked, and as nothing else. Raises where it is another's.
-
-    Without `Location`: httpx works out where a redirect leads even where it is not followed, and raises what it
-    likes at one that leads nowhere, as if the address that was asked were wrong.
-    """
-    if not heard():
-        raise httpx.RemoteProtocolError("what came was sent before the request: it answers another")
-    response.headers.pop("location", None)
 
 
 def _blotted(token: str | None) -> frozenset[str]:
