@@ -106,7 +106,6 @@ class Route:
     def _load(self, window: Window, turn: int, blocks: list[Block]) -> None:
         for loaded in window.take(turn, blocks, self._wall()):
             items: list[Item] = []
-            parking = bool(self._lot)
             for at in loaded.block.pending():
                 try:
                     event = decode(loaded.block.events[at])
@@ -114,7 +113,7 @@ class Route:
                     loaded.dead(at, self._letter(loaded, at, "cannot be read by this version", str(error), 0))
                     continue
                 item = Item(loaded, at, event)
-                if not (parking and self._parked.park_known(item)):
+                if not (self._lot and self._parked.park_known(item)):
                     items.append(item)
             self._queue.load(items)
             loaded.settle(self._later, hurried=False)
@@ -292,10 +291,8 @@ class Route:
         """How it goes. For any thread."""
         known = (self._lot.oldest, *(window.oldest for window in tuple(self._windows)))
         oldest = min((moment for moment in known if moment is not None), default=None)
-        counts_on_arrival = self.destination.counts_on_arrival
-        return self.attempts.look(
-            self.health.condition, oldest, self.limit.now, counts_on_arrival=counts_on_arrival
-        )
+        counts = self.destination.counts_on_arrival
+        return self.attempts.look(self.health.condition, oldest, self.limit.now, counts_on_arrival=counts)
 
     @property
     def parked(self) -> list[str]:
