@@ -20,6 +20,8 @@ from per_agent.sidecar.asked import Asked
 from per_agent.sidecar.problems import Problem
 from per_agent.sidecar.service import Service
 
+_HEADS: Final = 512  # that are known
+_LONGEST: Final = 2048  # bytes of one
 _SMALL: Final = 16 * 1024  # bytes; to read a longer body would take a moment from all others
 
 
@@ -52,6 +54,7 @@ class Hot:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._log = Log()
+        self._known: dict[bytes, tuple[Asked, int]] = {}
 
     def asked(
         self, method: str, path: str, headers: list[tuple[bytes, bytes]], local: str | None, *, unix: bool
@@ -73,6 +76,24 @@ class Hot:
     def limit(self, form: Form) -> int:
         """How many bytes a body of this form may have."""
         return self._service.settings.sidecar.max_body if form.limit is None else form.limit
+
+    def known(self, head: bytes) -> tuple[Asked, int] | None:
+        """What a request with this *head* asks for, and how long its body is, if such a head came before."""
+        return self._known.get(head)
+
+    def learn(self, head: bytes, asked: Asked) -> None:
+        """*head* is that of a request which asks for this: the same bytes will always mean the same, until `forget`.
+
+        It begins with the way that the request came by, and lacks the query.
+        """
+        if len(self._known) >= _HEADS:  # some of them never come again
+            self._known.clear()
+        if len(head) <= _LONGEST:
+            self._known[head] = asked, int(asked.given.get(b"content-length", b"0"))
+
+    def forget(self) -> None:
+        """From now on, something else than before may decide who may ask for what."""
+        self._known.clear()
 
     def answer(self, asked: Asked, query: bytes, content: bytes) -> Answer | None:
         """The answer to a whole request. None: it takes the long way, and nothing of it was accepted."""

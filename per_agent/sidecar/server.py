@@ -28,9 +28,10 @@ from per_agent.settings import Settings
 from per_agent.sidecar import listeners, log
 from per_agent.sidecar.access import Access
 from per_agent.sidecar.app import App
+from per_agent.sidecar.bounds import Bounds
 from per_agent.sidecar.greeting import greeting
 from per_agent.sidecar.loop import refuse_loop
-from per_agent.sidecar.protocol import DRAIN, Bounds, Protocol
+from per_agent.sidecar.protocol import DRAIN, Protocol
 from per_agent.sidecar.service import Service
 from per_agent.sidecar.systemd import Notifier, inherited, watchdog_interval
 from per_agent.sidecar.token import token_of
@@ -105,7 +106,9 @@ class _Server:
         self._said = ""
         self._app = App(service)
         bounds = service.settings.sidecar
-        self._bounds = Bounds(listeners.make_room(bounds.max_connections), bounds.request_timeout)
+        self._bounds = Bounds(
+            listeners.make_room(bounds.max_connections), bounds.request_timeout, bounds.idle_timeout
+        )
         self._config = Config(
             self._app,
             ws="none",
@@ -142,7 +145,7 @@ class _Server:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> asyncio.Server:
         state: dict[str, Any] = {"unix": listener.family == socket.AF_UNIX}
-        made = partial(Protocol, self._config, self._state, state, self._bounds)
+        made = partial(Protocol, self._config, self._state, state, self._bounds, self._app.hot)
         # What is listened on belongs to `listeners`; the loop closes what it is given.
         return await loop.create_server(made, sock=listener.dup(), backlog=listeners.BACKLOG)
 
@@ -162,7 +165,9 @@ class _Server:
                 self._log.bug("the sidecar met a defect and goes on")
 
     def _tick(self) -> None:
-        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        date = formatdate(usegmt=True).encode()
+        self._state.default_headers = [(b"date", date)]
+        self._bounds.date = b"date: %b\r\n" % date
         now = asyncio.get_running_loop().time()
         for connection in list(self._state.connections):
             connection.sweep(now)  # type: ignore[union-attr]  # they are all ours
@@ -221,8 +226,10 @@ class _Server:
         restart += self._service.agent.reload(settings)
         self._service.access.renew(token, settings)
         self._service.settings = settings
+        self._app.hot.forget()
         self._bounds.connections = listeners.make_room(after.max_connections)
         self._bounds.request_timeout = after.request_timeout
+        self._bounds.idle_timeout = after.idle_timeout
         self._config.timeout_keep_alive = after.idle_timeout  # type: ignore[assignment]  # as above
         log.configure(settings, sys.stderr, self._environ)
         self._log.info(

@@ -30,6 +30,12 @@ class Corked:
             self._held = data
             self._loop.call_soon(self._flush)
 
+    def write_at_once(self, data: bytes) -> None:
+        """Send *data*, which is a whole answer, after what was held."""
+        if not self._transport.is_closing():
+            self._transport.write(self._held + data if self._held else data)
+        self._held = b""
+
     def close(self) -> None:
         self._flush()
         self._transport.close()
