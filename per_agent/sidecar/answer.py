@@ -1,10 +1,9 @@
 """`Answer`: what a request is answered with, for those who send it as ASGI messages and for those who send bytes."""
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 JSON: Final = b"application/json"
 
@@ -35,10 +34,10 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
             {"type": "http.response.body", "body": self.content},
         )
 
-    def rendered(self, date: bytes) -> bytes:
-        """As it goes over the wire; *date* is a header line of its own."""
+    def rendered(self, begin: Callable[[int], bytes]) -> bytes:
+        """As it goes over the wire; *begin* gives the lines that all answers of a status begin with."""
         content = self.content
         further = b"".join([b"%b: %b\r\n" % each for each in self.headers]) if self.headers else b""
-        return b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
-            STATUS_LINE[self.status], date, self.media_type, len(content), further, content,
+        return b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
+            begin(self.status), self.media_type, len(content), further, content,
         )  # fmt: skip

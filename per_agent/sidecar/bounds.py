@@ -1,5 +1,7 @@
 """`Bounds`: what all connections of one sidecar share."""
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
 
 class Bounds:
     """Limits, and whether the sidecar is stopping.
@@ -11,7 +13,7 @@ class Bounds:
         idle_timeout: seconds that a connection may wait for its next request.
         draining: connections are closed after their next answer.
         refused: how many requests were refused before the application saw them.
-        date: the line of an answer's head that tells the time; it is renewed every second.
+        date: what answers tell as the time.
     """
 
     def __init__(self, connections: int, request_timeout: float, idle_timeout: float) -> None:
@@ -22,3 +24,16 @@ class Bounds:
         self.draining = False
         self.refused = 0
         self.date = b""
+        self._beginnings: dict[int, bytes] = {}
+
+    def renew(self, date: bytes) -> None:
+        """Every second: from now on, answers tell this *date*."""
+        self.date = date
+        self._beginnings = {}
+
+    def begin(self, status: int) -> bytes:
+        """The lines that an answer of this *status* begins with."""
+        beginning = self._beginnings.get(status)
+        if beginning is None:
+            beginning = self._beginnings[status] = b"%bdate: %b\r\n" % (STATUS_LINE[status], self.date)
+        return beginning

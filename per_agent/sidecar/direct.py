@@ -22,10 +22,11 @@ from per_agent.sidecar.hot import Hot
 from per_agent.sidecar.transport import Corked
 
 _AT_ONCE: Final = 16  # requests of one connection
-# All parts of which are plain to see: no escape in the path, no fragment, nothing that is not ASCII.
-_TARGET: Final = re.compile(rb"(/[a-z0-9./-]+)(?:\?([!\"$-~]*))?")
-_LINE: Final = re.compile(rb"(?:GET|POST) " + _TARGET.pattern + rb" HTTP/1\.1\r\n")
 _END: Final = b"\r\n\r\n"
+_VERSION: Final = b" HTTP/1.1\r\n"
+# Plain to see: no escape in the path, no fragment, nothing that is not ASCII.
+_QUERY: Final = re.compile(rb"[!\"$-~]*")
+_TARGET: Final = re.compile(rb"(/[a-z0-9./-]+)(?:\?(%b))?" % _QUERY.pattern)
 
 
 class Direct(HttpToolsProtocol):
@@ -39,7 +40,8 @@ class Direct(HttpToolsProtocol):
         super().__init__(config, server_state, state)
         self._bounds = bounds
         self._hot = hot
-        self._idle_since: float | None = None  # an answer that was given at once
+        self._known = hot.known
+        self.answered = False  # a request at once, since somebody looked
         self._left = 0  # requests that may still be answered at once
         self._way = b""  # that it came by: who may do what depends on it
         self._unknown = b""  # the head of the next request that the parser sees
@@ -63,24 +65,31 @@ class Direct(HttpToolsProtocol):
         """
         self._left = _AT_ONCE
         self._unknown = b""
-        at = 0
-        while at < len(data) and self._may_answer():
-            line = _LINE.match(data, at)
-            end = -1 if line is None else data.find(_END, line.end() - len(_END) // 2)
-            if line is None or end < 0:
+        if not self._may_answer():
+            return data
+        way, known, at = self._way, self._known, 0
+        while self._left:
+            end = data.find(_END, at)
+            stop = data.find(_VERSION, at, end)
+            if end < 0 or stop < 0:
                 break
-            end += len(_END)
-            query = line[2]
-            rest = line.end(1) if query is None else line.end(2)
-            head = self._way + data[at : line.end(1)] + data[rest:end]
-            known = self._hot.known(head)
-            if known is None:
+            mark = data.find(b"?", at, stop)
+            query = data[mark + 1 : stop] if mark >= 0 else b""
+            head = b"%b%b%b" % (way, data[at : mark if mark >= 0 else stop], data[stop:end])
+            found = known.get(head)
+            if found is None:
                 self._unknown = head
                 break
-            asked, length = known
-            if len(data) < end + length or not self._answer(asked, query or b"", data[end : end + length]):
+            asked, length = found
+            body = end + len(_END)
+            rest = body + length
+            if len(data) < rest or (query and _QUERY.fullmatch(query) is None):
                 break
-            at = end + length
+            if not self._answer(asked, query, data[body:rest]):
+                break
+            at = rest
+            if at == len(data):
+                return b""
         return data[at:]
 
     # The parser's calls
@@ -90,8 +99,8 @@ class Direct(HttpToolsProtocol):
         self._asked = asked = self._plain()
         if asked is None:
             super().on_headers_complete()
-        # Where the parser sees as many lines as there are, the head is what it has read, and no more than that.
-        elif unknown.count(b"\n") == len(self.headers) + 2:
+        # Where the parser sees as many lines as there are, the head is what it has read, no less and no more.
+        elif unknown.count(b"\n") == len(self.headers):
             self._hot.learn(unknown, asked)
 
     def on_body(self, body: bytes) -> None:
@@ -153,6 +162,6 @@ class Direct(HttpToolsProtocol):
             self._left = 0  # what is behind it waits for it
             return False
         self._left -= 1
-        self._idle_since = self.loop.time()
-        self.transport.write_at_once(answer.rendered(self._bounds.date))
+        self.answered = True
+        self.transport.write_at_once(answer.rendered(self._bounds.begin))
         return True

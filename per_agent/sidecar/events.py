@@ -8,7 +8,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from per_agent.errors import AgentClosed, InvalidEvent
 from per_agent.event import RECORDS, Event, Receipt, event_from_record
@@ -26,13 +26,13 @@ from per_agent.sidecar.answers import (
 from per_agent.sidecar.asked import Asked
 from per_agent.sidecar.problems import Problem
 from per_agent.sidecar.query import parameters
-from per_agent.sidecar.records import UNREADABLE, Record
+from per_agent.sidecar.records import UNREADABLE
 from per_agent.sidecar.service import Service
 
 T = TypeVar("T")
 
 _SLICE: Final = 0.002  # seconds between two looks at other requests; one event may take as long as 250 others
-_LOOK: Final = 32  # records that are plain and quick between two looks at the clock
+_LOOK: Final = 32  # plain records, which are quick, between two looks at the clock
 _FIELDS: Final = 64  # of one event; what is said of each unknown one is longer than `"a":1,`
 _MOST: Final = 100_000  # events in a request: what is said of each bad one is longer than `1,`
 _LINES: Final = (
@@ -58,7 +58,8 @@ def take(service: Service, asked: Asked, query: bytes, content: bytes) -> Taken 
     now = time.time()
     named = record.id
     event = record.event(service.new_id(now) if named is None else named, now, service.agent.livemode)
-    if named is None or event not in service.recent:
+    recent = service.recent.of(type(event))
+    if named is None or named not in recent:
         try:
             receipt = service.agent.add_event(event)
         except InvalidEvent:
@@ -66,7 +67,7 @@ def take(service: Service, asked: Asked, query: bytes, content: bytes) -> Taken 
         except (*FULL, AgentClosed) as error:
             raise no_room(error, accepted=0, ids=[None]) from None
         if named is not None:
-            service.recent.add(event, receipt)
+            recent.add(named, receipt)
     return Answer(202, b'{"accepted":1,"ids":[%b],"stored":false}' % as_json(event.id)), NOTHING
 
 
@@ -86,6 +87,8 @@ async def take_all(service: Service, asked: Asked, query: bytes, content: bytes)
 
 
 def _wants_stored(service: Service, query: bytes) -> bool:
+    if not query:
+        return service.settings.sidecar.answer_when == "stored"
     return wants_stored(parameters(query).get("wait"), service)
 
 
@@ -102,22 +105,23 @@ class _Batch:
     """The events of one request, and what became of each.
 
     Args:
-        records: `Record`s, which are quick; other JSON values; and what could not be read.
+        records: JSON values, or `_Unreadable`s; or, where *plain*, records that were read straight.
         line_of: for NDJSON, the number of the line on which the record of a position stands.
+        form: whether it is one event, or several, and are they all plain.
     """
 
     def __init__(
         self,
         service: Service,
         records: Sequence[Any],
-        line_of: Callable[[int], int] | None,
-        *,
-        single: bool = False,
+        form: Literal["single", "several", "plain"],
+        line_of: Callable[[int], int] | None = None,
     ) -> None:
         self._service = service
         self._records = records
+        self._single = form == "single"
+        self._plain = form == "plain"
         self._line_of = line_of
-        self._single = single
         self._ids: list[str | None] = [None] * len(records)
         self.waiting: list[Receipt] = []
         self.rejected: list[dict[str, Any]] = []
@@ -127,37 +131,48 @@ class _Batch:
     async def accept(self) -> None:
         """Hand the events over one by one. Raises `BufferFull`, `SpoolFull` or `AgentClosed` where it must end."""
         until = time.perf_counter() + _SLICE
-        plain = 0  # in a row
-        now = time.time()
-        for position, record in enumerate(self._records):
-            plain = plain + 1 if isinstance(record, Record) else _LOOK
-            if plain >= _LOOK:
-                plain = 0
-                if time.perf_counter() > until:
-                    await asyncio.sleep(0)
-                    until = time.perf_counter() + _SLICE
-                now = time.time()
+        step = _LOOK if self._plain else 1
+        for first in range(0, len(self._records), step):
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + _SLICE
+            self._accept(range(first, min(first + step, len(self._records))))
+
+    def _accept(self, positions: range) -> None:
+        service, records, plain = self._service, self._records, self._plain
+        new_id, livemode, now = service.new_id, service.agent.livemode, time.time()
+        for position in positions:
+            record = records[position]
             try:
-                self._ids[position] = self._accept(record, now)
+                if plain:
+                    named = record.id
+                    event = record.event(named or new_id(now), now, livemode)
+                else:
+                    event, named = _event(record, new_id(now), now, livemode)
+                self._ids[position] = event.id
+                self._take(event, named)
             except InvalidEvent as error:
+                self._ids[position] = None
                 where = {} if self._line_of is None else {"line": self._line_of(position)}
                 self.rejected.append({"position": position, **where, "errors": error.problems})
+            except (*FULL, AgentClosed):
+                self._ids[position] = None
+                raise
 
-    def _accept(self, record: Any, now: float) -> str:
-        service = self._service
-        event, is_named = _event(service, record, now)
-        if is_named and event in service.recent:
-            self.repeats += 1
-            earlier = service.recent.receipt(event)
-            if earlier is not None:
-                self.waiting.append(earlier)
-            return event.id
-        receipt = service.agent.add_event(event)
+    def _take(self, event: Event, named: str | None) -> None:
+        if named is not None:
+            recent = self._service.recent.of(type(event))
+            if named in recent:
+                self.repeats += 1
+                earlier = recent.receipt(named)
+                if earlier is not None:
+                    self.waiting.append(earlier)
+                return
+        receipt = self._service.agent.add_event(event)
         self.accepted += 1
         self.waiting.append(receipt)
-        if is_named:
-            service.recent.add(event, receipt)
-        return event.id
+        if named is not None:
+            recent.add(named, receipt)
 
     @property
     def taken(self) -> int:
@@ -179,18 +194,15 @@ class _Batch:
         return Problem(400, words, extra=self.document())
 
 
-def _event(service: Service, record: Any, now: float) -> tuple[Event, bool]:
-    """The event that *record* is, and whether it brought its identifier. Raises `InvalidEvent`."""
-    livemode = service.agent.livemode
-    if isinstance(record, Record):
-        name = record.id
-        return record.event(service.new_id(now) if name is None else name, now, livemode), name is not None
-    if isinstance(record, _Unreadable):
-        raise InvalidEvent({"event": record.words})
-    if isinstance(record, dict) and len(record) > _FIELDS:
-        raise InvalidEvent({"event": f"has {len(record)} fields, at most {_FIELDS} are taken"})
-    event = event_from_record(record, id=service.new_id(now), now=now, livemode=livemode)
-    return event, "id" in record or "identifier" in record
+def _event(content: Any, new_id: str, now: float, livemode: bool | None) -> tuple[Event, str | None]:
+    """The event that *content* describes, and its identifier where it brought one. Raises `InvalidEvent`."""
+    if isinstance(content, _Unreadable):
+        raise InvalidEvent({"event": content.words})
+    if isinstance(content, dict) and len(content) > _FIELDS:
+        raise InvalidEvent({"event": f"has {len(content)} fields, at most {_FIELDS} are taken"})
+    event = event_from_record(content, id=new_id, now=now, livemode=livemode)
+    brought = content.get("id") is not None or content.get("identifier") is not None
+    return event, event.id if brought else None
 
 
 # What the body holds
@@ -202,6 +214,9 @@ def _batch(service: Service, content: bytes, kind: bytes) -> _Batch:
         return _by_line(service, content)
     if kind != b"application/json" and kind not in _ANY:
         raise Problem(415, "events come as application/json, or as application/x-ndjson, one a line")
+    plain = _unhindered(records.read_list, content) if content[:1] == b"[" else None
+    if plain and len(plain) <= _MOST:
+        return _Batch(service, plain, "plain")
     try:
         decoded = _unhindered(RECORDS.decode, content)
     except UNREADABLE as error:
@@ -209,9 +224,9 @@ def _batch(service: Service, content: bytes, kind: bytes) -> _Batch:
             return _by_line(service, content)
         raise Problem(400, f"the body is not JSON: {_words(error)}") from None
     if not isinstance(decoded, list):
-        return _Batch(service, [decoded], None, single=True)
+        return _Batch(service, [decoded], "single")
     _check_number(len(decoded))
-    return _Batch(service, decoded, None)
+    return _Batch(service, decoded, "several")
 
 
 def _unhindered(decode: Callable[[bytes], T], content: bytes) -> T:
@@ -240,7 +255,7 @@ def _by_line(service: Service, content: bytes) -> _Batch:
     plain = _unhindered(records.read_lines, content)
     # A blank line, or two events on one, and a line's number would not follow from its event's position.
     if plain is not None and len(plain) == content.rstrip().count(b"\n") + 1 == content.count(b"\n{") + 1:
-        return _Batch(service, plain, lambda position: position + 1)
+        return _Batch(service, plain, "plain", lambda position: position + 1)
     numbered = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
     try:
         decoded = _unhindered(RECORDS.decode_lines, content)
@@ -248,7 +263,7 @@ def _by_line(service: Service, content: bytes) -> _Batch:
         decoded = []
     if len(decoded) != len(numbered):  # one of them is no JSON: find out which
         decoded = [_line(line) for _, line in numbered]
-    return _Batch(service, decoded, lambda position: numbered[position][0])
+    return _Batch(service, decoded, "several", lambda position: numbered[position][0])
 
 
 def _line(line: bytes) -> Any:

@@ -49,12 +49,18 @@ FORMS: Final[Mapping[str, Form]] = {
 
 
 class Hot:
-    """The short way. Belongs to the event loop's thread."""
+    """The short way. Belongs to the event loop's thread.
+
+    Attributes:
+        known: heads that came before, each with what it asks for, and with the length of the body that follows.
+            A head begins with the way that the request came by, and lacks the query; the same bytes always mean
+            the same, until `forget`.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._log = Log()
-        self._known: dict[bytes, tuple[Asked, int]] = {}
+        self.known: dict[bytes, tuple[Asked, int]] = {}
 
     def asked(
         self, method: str, path: str, headers: list[tuple[bytes, bytes]], local: str | None, *, unix: bool
@@ -77,23 +83,16 @@ class Hot:
         """How many bytes a body of this form may have."""
         return self._service.settings.sidecar.max_body if form.limit is None else form.limit
 
-    def known(self, head: bytes) -> tuple[Asked, int] | None:
-        """What a request with this *head* asks for, and how long its body is, if such a head came before."""
-        return self._known.get(head)
-
     def learn(self, head: bytes, asked: Asked) -> None:
-        """*head* is that of a request which asks for this: the same bytes will always mean the same, until `forget`.
-
-        It begins with the way that the request came by, and lacks the query.
-        """
-        if len(self._known) >= _HEADS:  # some of them never come again
-            self._known.clear()
+        """*head* is that of a request which asks for this."""
+        if len(self.known) >= _HEADS:  # some of them never come again
+            self.known.clear()
         if len(head) <= _LONGEST:
-            self._known[head] = asked, int(asked.given.get(b"content-length", b"0"))
+            self.known[head] = asked, int(asked.given.get(b"content-length", b"0"))
 
     def forget(self) -> None:
         """From now on, something else than before may decide who may ask for what."""
-        self._known.clear()
+        self.known.clear()
 
     def answer(self, asked: Asked, query: bytes, content: bytes) -> Answer | None:
         """The answer to a whole request. None: it takes the long way, and nothing of it was accepted."""
@@ -106,7 +105,7 @@ class Hot:
             taken = FORMS[path].take(service, asked, query, content)
             if taken is None:
                 return None
-            answer = labelled(taken[0], request_id)
+            answer = labelled(taken[0], request_id) if request_id else taken[0]
         except Problem as problem:
             answer = problems.answer(problem, path, request_id or self.new_id())
         except Exception:  # noqa: BLE001  (outermost)

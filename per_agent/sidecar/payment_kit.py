@@ -44,18 +44,19 @@ def take(service: Service, asked: Asked, query: bytes, content: bytes) -> Taken:
     event = _event(_object(content), livemode, now) if plain is None else plain.event(now, livemode)
     receipt = _once(service, event)
     waiting = NOTHING if receipt is None or not stored else [receipt]
-    return Answer(200, as_json(_Answered.of(event, _clock(now)))), waiting
+    return Answer(200, as_json(_Answered.of(event, _iso(int(now * 1000))))), waiting
 
 
 def _once(service: Service, event: MeterEvent) -> Receipt | None:
     """The receipt of *event*, which may have been taken in before; None where it is stored already."""
-    if event in service.recent:
-        return service.recent.receipt(event)
+    recent = service.recent.of(MeterEvent)
+    if event.id in recent:
+        return recent.receipt(event.id)
     try:
         receipt = taken(service, event)
     except InvalidEvent as error:
         raise invalid(error) from None
-    service.recent.add(event, receipt)
+    recent.add(event.id, receipt)
     return receipt
 
 
@@ -149,14 +150,9 @@ class _Answered(msgspec.Struct, gc=False):
         )
 
 
-def _clock(now: float) -> str:
-    second = int(now)
-    return f"{_second(second)}.{int((now - second) * 1000):03d}Z"
-
-
 @lru_cache(maxsize=1)
-def _second(second: int) -> str:
-    return iso(second).partition(".")[0]
+def _iso(millisecond: int) -> str:
+    return iso((millisecond + 0.5) / 1000)
 
 
 _EMPTY: Final = msgspec.Raw(b"{}")

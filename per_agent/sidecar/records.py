@@ -4,6 +4,7 @@ Whatever does not fit in here is read again the long way (`event_from_record`, `
 else is good, and tells what is wrong with the rest. What fits comes to the very same event on either way.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -103,8 +104,12 @@ class PaymentKitRecord(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 Record = ActivityRecord | MeterRecord
 
+Plain = Sequence[ActivityRecord] | Sequence[MeterRecord]
+
 _ACTIVITIES: Final = msgspec.json.Decoder(ActivityRecord)
 _METER_EVENTS: Final = msgspec.json.Decoder(MeterRecord)
+_LISTED_ACTIVITIES: Final = msgspec.json.Decoder(list[ActivityRecord])
+_LISTED_METER_EVENTS: Final = msgspec.json.Decoder(list[MeterRecord])
 _PAYMENT_KIT: Final = msgspec.json.Decoder(PaymentKitRecord)
 
 
@@ -116,10 +121,18 @@ def read(content: bytes) -> Record | None:
         return None
 
 
-def read_lines(content: bytes) -> "list[ActivityRecord] | list[MeterRecord] | None":
+def read_lines(content: bytes) -> Plain | None:
     """The events of one kind that the lines of *content* are, if they all are that simple."""
     try:
         return (_METER_EVENTS if b'"event_name"' in content else _ACTIVITIES).decode_lines(content)
+    except UNREADABLE:
+        return None
+
+
+def read_list(content: bytes) -> Plain | None:
+    """The events of one kind that *content* lists, if they all are that simple."""
+    try:
+        return (_LISTED_METER_EVENTS if b'"event_name"' in content else _LISTED_ACTIVITIES).decode(content)
     except UNREADABLE:
         return None
 

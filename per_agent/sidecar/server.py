@@ -167,7 +167,7 @@ class _Server:
     def _tick(self) -> None:
         date = formatdate(usegmt=True).encode()
         self._state.default_headers = [(b"date", date)]
-        self._bounds.date = b"date: %b\r\n" % date
+        self._bounds.renew(date)
         now = asyncio.get_running_loop().time()
         for connection in list(self._state.connections):
             connection.sweep(now)  # type: ignore[union-attr]  # they are all ours

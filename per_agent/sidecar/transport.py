@@ -10,10 +10,11 @@ from uvicorn.protocols.http.flow_control import FlowControl
 class Corked:
     """A transport that sends an answer's head with what follows in the same breath: one system call, not two."""
 
-    __slots__ = ("_held", "_loop", "_transport")
+    __slots__ = ("_held", "_loop", "_transport", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
+        self.is_closing = transport.is_closing
         self._loop = loop
         self._held = b""
 
