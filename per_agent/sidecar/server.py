@@ -39,6 +39,9 @@ from per_agent.sidecar.token import token_of
 Reload = Callable[[], Settings]
 
 _TICK: Final = 1.0  # seconds
+_SWITCH: Final = (
+    0.0005  # seconds that a busy thread keeps the interpreter from the event loop; Python's 5 ms are many
+)
 _LOOK: Final = 0.02  # seconds between looks, while stopping
 _ANSWER: Final = 2 * DRAIN  # seconds that connections have at least to be answered and closed, while stopping
 _STORE: Final = 15.0  # seconds that storing may take at the end, as the service manager is told
@@ -61,6 +64,8 @@ def run(settings: Settings, environ: Mapping[str, str], reload: Reload | None = 
 def serve(agent: Agent, settings: Settings, environ: Mapping[str, str], reload: Reload | None = None) -> int:
     """Serve *agent*, which is closed at the end. As `run` otherwise."""
     sockets = inherited(environ) or listeners.opened(settings, environ)
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)
     try:
         token = token_of(settings)
         log.hide(token)
@@ -76,6 +81,7 @@ def serve(agent: Agent, settings: Settings, environ: Mapping[str, str], reload: 
     finally:
         agent.close(0.0)
         listeners.close(sockets)
+        sys.setswitchinterval(switch)
     return 1 if unstored else 0
 
 
