@@ -29,6 +29,7 @@ class Fronted:
     Attributes:
         service, hot: its own, to be looked at, and changed as a reload does it.
         tasks: how many requests took the long way, and so a task each.
+        gate: closed, it keeps such requests from the application.
     """
 
     def __init__(self, folder: Path, **settings: Any) -> None:
@@ -39,6 +40,8 @@ class Fronted:
         self._app = App(self.service)
         self.hot = self._app.hot
         self.tasks = 0
+        self.gate = threading.Event()
+        self.gate.set()
         self.bounds = Bounds(100, 30.0, 75.0)
         self.bounds.renew(b"today")
         self._listeners = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
@@ -55,6 +58,8 @@ class Fronted:
     async def _serve(self) -> None:
         async def counted(scope: Any, receive: Any, send: Any) -> None:
             self.tasks += 1
+            while not self.gate.is_set():  # noqa: ASYNC110  (it belongs to another thread)
+                await asyncio.sleep(0.005)
             await self._app(scope, receive, send)
 
         config = Config(

@@ -89,6 +89,35 @@ def test_what_is_plain_in_payment_kits_form_comes_to_the_event_of_the_long_way(d
         assert record.event(NOW, False) == expected
 
 
+EDGES = [
+    (GOOD_ACTIVITY, "at", 99999999999.9, True),
+    (GOOD_ACTIVITY, "at", 1e11, False),
+    (GOOD_ACTIVITY, "at", 0, True),
+    (GOOD_ACTIVITY, "at", -0.1, False),
+    (GOOD_ACTIVITY, "id", "é" * 255, True),
+    (GOOD_ACTIVITY, "id", "x" * 256, False),
+    (GOOD_ACTIVITY, "user_id", "", False),
+    (GOOD_METERED, "event_name", "é" * 64, True),
+    (GOOD_METERED, "event_name", "x" * 65, False),
+    (GOOD_METERED, "value", "9" * 128, True),
+    (GOOD_METERED, "value", "9" * 129, False),
+    (GOOD_METERED, "value", "1\n", False),
+    (GOOD_METERED, "value", "\u0663", False),
+    (GOOD_METERED, "value", 2**63 - 1, True),
+    (GOOD_METERED, "value", True, False),
+    (GOOD_METERED, "timestamp", 1e11, False),
+    (GOOD_METERED, "metadata", [], False),
+    (GOOD_METERED, "livemode", "true", False),
+]
+
+
+@pytest.mark.parametrize(("document", "field", "value", "is_good"), EDGES)
+def test_both_ways_draw_the_same_lines(document, field, value, is_good):
+    content = json.dumps({**document, field: value}).encode()
+    record = records.read(content)
+    assert (record is not None) == (long_way(content) is not None) == is_good
+
+
 @pytest.mark.parametrize(
     ("content", "event"),
     [

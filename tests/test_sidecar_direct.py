@@ -17,6 +17,7 @@ METERED = b'{"event_name":"tokens","customer_id":"c","value":"0.10"}'
 KIT = b'{"event_name":"tokens","identifier":"k-1","payload":{"customer_id":"c","value":3}}'
 PER = b"billingId=acme&userId=u%2B17&activityTypeId=t"
 FORM = b"application/x-www-form-urlencoded"
+PACKED = b"Content-Encoding: gzip"
 EVENTS, METER_EVENTS, ACTIVITIES = b"/v1/events", b"/api/meter-events", b"/activities.add"
 
 
@@ -87,6 +88,8 @@ BAD = {
     "Payment Kit's, without an identifier": posted(METER_EVENTS, KIT.replace(b'"identifier":"k-1",', b"")),
     "Payment Kit's, with a payload that is none": posted(METER_EVENTS, b'{"identifier":"i","payload":7}'),
     "Payment Kit's, not JSON": posted(METER_EVENTS, b"nonsense"),
+    "Per's, packed": posted(ACTIVITIES, gzip.compress(PER), kind=FORM, fields=[PACKED]),
+    "Payment Kit's, packed": posted(METER_EVENTS, gzip.compress(KIT), fields=[PACKED]),
     "a wrong wait": (head(b"GET /activities.add?wait=x&" + PER), head(b"GET /activities.add?wait=x&" + PER)),
     "a method that is not taken": (head(b"GET /v1/events"), head(b"GET /v1/events?wait=accepted")),
 }  # fmt: skip
@@ -156,13 +159,13 @@ LONG = {
     "chunks": lambda _, c: c.ask(
         head(b"POST /v1/events", b"Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(ACTIVITY), ACTIVITY)
     ),
-    "gzip": lambda _, c: c.ask(
-        request(b"POST /v1/events", gzip.compress(ACTIVITY), b"Content-Encoding: gzip")
-    ),
+    "gzip": lambda _, c: c.ask(request(b"POST /v1/events", gzip.compress(ACTIVITY), PACKED)),
     "an offer of another protocol": lambda _, c: c.ask(
         request(b"POST /v1/events", ACTIVITY, b"Connection: Upgrade", b"Upgrade: h2c")
     ),
     "a wish to wait": lambda _, c: c.ask(request(b"POST /v1/events?wait=stored", ACTIVITY)),
+    "Per's wish to wait": lambda _, c: c.ask(head(b"GET /activities.add?wait=stored&" + PER)),
+    "Payment Kit's wish to wait": lambda _, c: c.ask(request(b"POST /api/meter-events?wait=stored", KIT)),
     "several events": lambda _, c: c.ask(request(b"POST /v1/events", b"[" + ACTIVITY + b"," + METERED + b"]")),
     "several lines": lambda _, c: c.ask(request(b"POST /v1/events", ACTIVITY + b"\n" + ACTIVITY, kind=b"application/x-ndjson")),
     "a long body": lambda _, c: c.ask(request(b"POST /v1/events", ACTIVITY + b" " * 20_000)),
@@ -179,7 +182,7 @@ def test_what_takes_its_time_gets_a_task_and_the_same_answer(sidecar, asking):
         assert other.ask(request(b"POST /v1/events", ACTIVITY)).startswith(b"HTTP/1.1 202")
     tasks = sidecar.tasks
     with sidecar.connect() as connection:
-        assert asking(sidecar, connection).startswith(b"HTTP/1.1 202")
+        assert asking(sidecar, connection).startswith(b"HTTP/1.1 20")
     assert sidecar.tasks == tasks + 1
 
 
@@ -199,6 +202,25 @@ def test_answers_of_both_ways_keep_the_order_of_their_requests(sidecar):
             connection.socket.sendall(b"".join(pieces))
             for number in range(60):
                 assert b'"o%d"' % number in connection.answer()
+
+
+def test_an_answer_that_takes_its_time_is_not_overtaken(sidecar):
+    def named(name, line=b"POST /v1/events"):
+        return request(line, b'%b,"id":"%b"}' % (ACTIVITY[:-1], name))
+
+    with sidecar.connect() as connection, sidecar.connect() as other:
+        assert b'"known"' in connection.ask(named(b"known"))
+        tasks = sidecar.tasks
+        sidecar.gate.clear()
+        try:
+            connection.socket.sendall(named(b"first", b"POST /v1/events?wait=accepted"))
+            until(lambda: sidecar.tasks == tasks + 1)
+            connection.socket.sendall(named(b"later"))
+            assert b'"other"' in other.ask(named(b"other"))  # it came later than that, and is answered
+        finally:
+            sidecar.gate.set()
+        assert b'"first"' in connection.answer()
+        assert b'"later"' in connection.answer()
 
 
 def test_what_follows_in_the_same_piece_is_not_lost(sidecar):
@@ -354,3 +376,21 @@ def test_a_repeat_is_told_from_a_new_event_on_both_ways(sidecar):
             said = json.loads(connection.ask(request(line, one)).partition(b"\r\n\r\n")[2])
             assert (said["accepted"], said["ids"]) == (1, ["seen"])
     assert sidecar.accepted() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "rejected"),
+    [
+        ([ACTIVITY, ACTIVITY.replace(b"u-17", b"u" * 70_000), ACTIVITY], [(1, 2)]),
+        ([b"", ACTIVITY, b" ", ACTIVITY.replace(b"u-17", b"u" * 70_000), ACTIVITY], [(1, 4)]),
+        ([ACTIVITY, b"", ACTIVITY + ACTIVITY], [(1, 3)]),
+        ([ACTIVITY, METERED, b"7", ACTIVITY], [(2, 3)]),
+    ],
+    ids=["plain", "with blank lines", "two on a line", "mixed"],
+)
+def test_lines_are_numbered_whether_they_are_plain_or_not(sidecar, lines, rejected):
+    with sidecar.connect() as connection:
+        answer = connection.ask(request(b"POST /v1/events", b"\n".join(lines), kind=b"application/x-ndjson"))
+    said = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert [(each["position"], each["line"]) for each in said["rejected"]] == rejected
+    assert [at for at, each in enumerate(said["ids"]) if each is None] == [at for at, _ in rejected]
