@@ -98,7 +98,8 @@ class Served:
         except Disconnected:
             return
         except Problem as problem:
-            await problems.answer(problem, scope["path"])(scope, receive, send)
+            for message in problems.answer(problem, scope["path"]).messages():
+                await send(message)
 
 
 class Answered:

@@ -9,18 +9,21 @@ the configured token of the right scope, or the configured access key, is as goo
 """
 
 import hmac
+import re
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
 from per_agent.settings import PaymentKitSettings, PerSettings, Settings
+from per_agent.sidecar.asked import Asked, Proof
 from per_agent.sidecar.problems import Problem
-
-Proof = Literal["header", "proxy-header", "socket"]
-"""What a request was let in for: its `Authorization`, its `Proxy-Authorization`, or the socket that it came by."""
 
 OPEN: Final = frozenset({"/healthz", "/readyz"})
 """Paths for probes, which bring no token."""
 
+_ONCE: Final = frozenset(
+    {b"host", b"authorization", b"proxy-authorization", b"content-type", b"content-encoding"}
+)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _LOOPBACK: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _REMEMBERED: Final = 64  # `Host` values found good; there are few, and a stranger's are not kept
 _CHALLENGE: Final = {"www-authenticate": 'Bearer realm="per_agent"'}
@@ -51,6 +54,24 @@ class Access:
             named.add(_as_host(address[0]))
         self._names = _LOOPBACK | named
         self._good_hosts.clear()
+
+    def admit(
+        self, method: str, path: str, headers: list[tuple[bytes, bytes]], local: str | None, *, unix: bool
+    ) -> Asked:
+        """The request, if it may go on. Raises `Problem` where it may not.
+
+        *unix*: it came by the Unix socket; *local*: else the address that it came to.
+        """
+        given = dict(headers)
+        if len(given) < len(headers):
+            _refuse_repeats(headers)
+        if unix:
+            proof = self.by_socket(path, given)
+        else:
+            self.check_host(given.get(b"host"), local)
+            proof = self.by_token(path, given)
+        kind = given.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        return Asked(method, path, given, kind, proof, request_id(given))
 
     def by_socket(self, path: str, given: Mapping[bytes, bytes]) -> Proof:
         """How a request on the Unix socket is let in: always; but a token of ours is known for one."""
@@ -102,6 +123,20 @@ class Access:
         for each in tokens:  # all of them: how long it takes says nothing of which, or how much, was right
             known |= hmac.compare_digest(token, each)
         return known
+
+
+def request_id(given: Mapping[bytes, bytes]) -> bytes:
+    """The id that a client gave its request, if it is one to repeat in an answer and in the log."""
+    brought = given.get(b"x-request-id", b"")
+    return brought if _REQUEST_ID.fullmatch(brought) else b""
+
+
+def _refuse_repeats(headers: list[tuple[bytes, bytes]]) -> None:
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen and name in _ONCE:
+            raise Problem(400, f"the header {name.decode('latin-1')} is given twice")
+        seen.add(name)
 
 
 def _as_host(address: str) -> bytes:

@@ -1,39 +1,34 @@
 """What the hot paths share: an event handed over, a wait for its commit, and the answer's bytes."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from per_agent.errors import AgentClosed, BufferFull, SpoolFull
-from per_agent.event import Receipt
+from per_agent.event import Event, Receipt
+from per_agent.sidecar.answer import Answer
 from per_agent.sidecar.problems import Problem
 from per_agent.sidecar.service import Service
 
-Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
-"""Status, headers and body: what a hot path gives, without an object around it."""
+Taken = tuple[Answer, Sequence[Receipt]]
+"""The answer to a request whose events were accepted, and what is to be on the disk before it is given."""
 
 FULL: Final = (BufferFull, SpoolFull)
+NOTHING: Final[Sequence[Receipt]] = ()
 
-_encode = msgspec.json.Encoder(decimal_format="string").encode
-_JSON: Final = (b"content-type", b"application/json")
-_RETRY_AFTER: Final[Mapping[type[Exception], int]] = {
+as_json = msgspec.json.Encoder(decimal_format="string").encode
+_RETRY_AFTER: Final[dict[type[Exception], int]] = {
     BufferFull: 1,
     SpoolFull: 10,
 }  # seconds: the buffer is emptied at once, a full spool is not
 
 
-def json_answer(status: int, document: Any) -> Answer:
-    """*document* as JSON."""
-    content = _encode(document)
-    return status, [_JSON, (b"content-length", b"%d" % len(content))], content
-
-
-def taken(add: Callable[..., Receipt], *arguments: Any, **fields: Any) -> Receipt:
-    """The receipt that *add* gives. Raises `Problem` 503 where there is no room, or the sidecar is stopping."""
+def taken(service: Service, event: Event) -> Receipt:
+    """The receipt of *event*. Raises `Problem` 503 where there is no room, or the sidecar is stopping."""
     try:
-        return add(*arguments, **fields)
+        return service.agent.add_event(event)
     except (*FULL, AgentClosed) as error:
         raise no_room(error) from None
 

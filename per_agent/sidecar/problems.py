@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-from starlette.responses import Response
 
 from per_agent.errors import InvalidEvent
+from per_agent.sidecar.answer import JSON, Answer
 
-PROBLEM_JSON: Final = "application/problem+json"
+PROBLEM_JSON: Final = b"application/problem+json"
 
 _encode = msgspec.json.encode
 
@@ -54,13 +54,18 @@ def invalid(error: InvalidEvent, names: Mapping[str, str] | None = None) -> Prob
     return Problem(400, "the event is not valid", errors=errors)
 
 
-def answer(problem: Problem, path: str) -> Response:
+def answer(problem: Problem, path: str, request_id: bytes = b"") -> Answer:
     """*problem* as the clients of the wire form of *path* read it."""
     if path in ("/activities.add", "/reports.get"):
-        return _response(problem, _per(problem), "application/json")
-    if path.startswith("/api/"):
-        return _response(problem, {"error": problem.words}, "application/json")
-    return _response(problem, _native(problem), PROBLEM_JSON)
+        document, media_type = _per(problem), JSON
+    elif path.startswith("/api/"):
+        document, media_type = {"error": problem.words}, JSON
+    else:
+        document, media_type = _native(problem), PROBLEM_JSON
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in problem.headers.items()]
+    if request_id:
+        headers.append((b"x-request-id", request_id))
+    return Answer(problem.status, _encode(document), media_type, tuple(headers))
 
 
 def _per(problem: Problem) -> dict[str, Any]:
@@ -81,7 +86,3 @@ def _native(problem: Problem) -> dict[str, Any]:
     if problem.errors:
         document["errors"] = problem.errors
     return document | problem.extra
-
-
-def _response(problem: Problem, document: dict[str, Any], media_type: str) -> Response:
-    return Response(_encode(document), problem.status, problem.headers, media_type)

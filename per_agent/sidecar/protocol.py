@@ -19,9 +19,12 @@ from typing import Any, Final, Literal
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
+from per_agent.sidecar.bounds import Bounds
+from per_agent.sidecar.direct import Direct
+from per_agent.sidecar.hot import Hot
 from per_agent.sidecar.transport import Corked, Flow
 
 MAX_HEAD: Final = 64 * 1024  # bytes of the request line and all headers; ids of an activity may stand there
@@ -33,33 +36,13 @@ DRAIN: Final = 1.0
 _LINGER: Final = 1.0  # seconds between a refusal and the end of its connection
 
 
-class Bounds:
-    """What all connections of one sidecar share: limits, and whether it is stopping.
-
-    Attributes:
-        connections: the most that may be open by each way in: strangers on TCP take no place from those who may
-            open the Unix socket.
-        request_timeout: seconds that a request may take to arrive, and its client to read the answer.
-        draining: connections are closed after their next answer.
-        refused: how many requests were refused before the application saw them.
-    """
-
-    def __init__(self, connections: int, request_timeout: float) -> None:
-        self.connections = connections
-        self.opened = {True: 0, False: 0}  # by Unix socket, by TCP
-        self.request_timeout = request_timeout
-        self.draining = False
-        self.refused = 0
-
-
-class Protocol(HttpToolsProtocol):
+class Protocol(Direct):
     """One connection. *state* goes to the application with each request as `scope["state"]`."""
 
     def __init__(
-        self, config: Config, server_state: ServerState, state: dict[str, Any], bounds: Bounds
+        self, config: Config, server_state: ServerState, state: dict[str, Any], bounds: Bounds, hot: Hot
     ) -> None:
-        super().__init__(config, server_state, state)
-        self._bounds = bounds
+        super().__init__(config, server_state, state, bounds, hot)
         self._stage: Literal["idle", "head", "body", "replay"] = "idle"  # of the request that is arriving
         self._skips_body = False  # the parser does, because another protocol is offered
         self._untold = 0  # bytes that the parser has taken and told nothing of: a head, a trailer
@@ -67,12 +50,13 @@ class Protocol(HttpToolsProtocol):
         self._refusal: tuple[int, str] | None = None
         self._refused = False
         self._since: float | None = None  # when the request began that is arriving, on the loop's clock
+        self._idle_since: float | None = None  # a request was answered at once
         self._paused_since: float | None = None  # when the client stopped reading
         self._closing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        self.transport = Corked(transport, self.loop)  # type: ignore[assignment]  # it delegates all else
+        self.transport = Corked(transport, self.loop)
         self.flow = Flow(transport, self.pipeline)
         self._since = self.loop.time()
         self._bounds.opened[self.app_state["unix"]] += 1
@@ -91,6 +75,12 @@ class Protocol(HttpToolsProtocol):
         if self._refused:
             return  # read and forgotten, so that the answer is not lost in a reset
         self._unset_keepalive_if_required()
+        if self._stage == "idle":
+            data = self.answer_known(data)
+            if not data:
+                self._since = None
+                return
+        self._idle_since = None
         if self._since is None:
             self._since = self.loop.time()
         # Looked at before the parser is fed: it gathers a header's value, however long, before it tells.
@@ -109,6 +99,7 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(*(self._refusal or (400, "this is not HTTP/1.1")))
                 return
             else:
+                self.take_long_way()
                 return
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for it, uvicorn gives none
@@ -143,13 +134,18 @@ class Protocol(HttpToolsProtocol):
             self._give_up(414, "the URL is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        # All of what uvicorn's does, too: it is called more often than anything else.
         self._fields += len(name) + len(value)
-        if len(self.headers) >= MAX_HEADERS or self._fields > MAX_HEAD:
+        headers = self.headers
+        if len(headers) >= MAX_HEADERS or self._fields > MAX_HEAD:
             self._give_up(
                 431, f"the headers are too many or too long: {MAX_HEADERS} of {MAX_HEAD} bytes are taken"
             )
         if self._stage == "head":  # a trailer is no header: what was let in must not change afterwards
-            super().on_header(name, value)
+            name = name.lower()
+            headers.append((name, value))
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         if self._stage == "replay":
@@ -203,6 +199,11 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()  # it was opened, and never said a word
             else:
                 self._refuse(408, "the request took too long to arrive")
+        if self.answered:
+            self.answered = False
+            self._idle_since = now
+        if self._idle_since is not None and now - self._idle_since > self._bounds.idle_timeout:
+            self.transport.close()
         if self.transport.is_closing() and self._paused_since is None:
             self._paused_since = now  # closed, and still here: its client has not read all
         if self._paused_since is not None and now - self._paused_since > patience:
@@ -269,9 +270,3 @@ class Protocol(HttpToolsProtocol):
     def _close_if_idle(self) -> None:
         if not self._answering:
             self.transport.close()
-
-    @property
-    def _answering(self) -> bool:
-        """Whether a request is with the application, and its answer is not whole."""
-        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation leaves the None out
-        return cycle is not None and not cycle.response_complete

@@ -13,27 +13,22 @@ def parameters(raw: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
     if not raw:
         return found
-    pairs = raw.split(b"&", _MOST)
-    if len(pairs) > _MOST:
+    if raw.count(b"&") >= _MOST:
         raise Problem(400, f"at most {_MOST} parameters are taken")
-    for pair in pairs:
-        if not pair:
-            continue
-        name, _, value = pair.partition(b"=")
-        key = _text(name)
-        if key in found:
-            raise Problem(400, "a parameter is given twice", errors={key: "is given twice"})
-        found[key] = _text(value)
-    return found
-
-
-def _text(escaped: bytes) -> str:
-    if b"+" in escaped:
-        escaped = escaped.replace(b"+", b" ")
     try:
-        return (unquote_to_bytes(escaped) if b"%" in escaped else escaped).decode()
+        # No byte of a longer character is an ampersand or an equals sign.
+        for pair in raw.decode().replace("+", " ").split("&"):
+            if not pair:
+                continue
+            name, _, value = pair.partition("=")
+            if "%" in pair:
+                name, value = unquote_to_bytes(name).decode(), unquote_to_bytes(value).decode()
+            if name in found:
+                raise Problem(400, "a parameter is given twice", errors={name: "is given twice"})
+            found[name] = value
     except UnicodeDecodeError:
         raise Problem(400, "the parameters are not UTF-8") from None
+    return found
 
 
 def switch(name: str, given: dict[str, str]) -> bool | None:

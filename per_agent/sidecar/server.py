@@ -28,9 +28,10 @@ from per_agent.settings import Settings
 from per_agent.sidecar import listeners, log
 from per_agent.sidecar.access import Access
 from per_agent.sidecar.app import App
+from per_agent.sidecar.bounds import Bounds
 from per_agent.sidecar.greeting import greeting
 from per_agent.sidecar.loop import refuse_loop
-from per_agent.sidecar.protocol import DRAIN, Bounds, Protocol
+from per_agent.sidecar.protocol import DRAIN, Protocol
 from per_agent.sidecar.service import Service
 from per_agent.sidecar.systemd import Notifier, inherited, watchdog_interval
 from per_agent.sidecar.token import token_of
@@ -38,6 +39,9 @@ from per_agent.sidecar.token import token_of
 Reload = Callable[[], Settings]
 
 _TICK: Final = 1.0  # seconds
+_SWITCH: Final = (
+    0.0005  # seconds that a busy thread keeps the interpreter from the event loop; Python's 5 ms are many
+)
 _LOOK: Final = 0.02  # seconds between looks, while stopping
 _ANSWER: Final = 2 * DRAIN  # seconds that connections have at least to be answered and closed, while stopping
 _STORE: Final = 15.0  # seconds that storing may take at the end, as the service manager is told
@@ -60,6 +64,8 @@ def run(settings: Settings, environ: Mapping[str, str], reload: Reload | None = 
 def serve(agent: Agent, settings: Settings, environ: Mapping[str, str], reload: Reload | None = None) -> int:
     """Serve *agent*, which is closed at the end. As `run` otherwise."""
     sockets = inherited(environ) or listeners.opened(settings, environ)
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)
     try:
         token = token_of(settings)
         log.hide(token)
@@ -75,6 +81,7 @@ def serve(agent: Agent, settings: Settings, environ: Mapping[str, str], reload: 
     finally:
         agent.close(0.0)
         listeners.close(sockets)
+        sys.setswitchinterval(switch)
     return 1 if unstored else 0
 
 
@@ -105,7 +112,9 @@ class _Server:
         self._said = ""
         self._app = App(service)
         bounds = service.settings.sidecar
-        self._bounds = Bounds(listeners.make_room(bounds.max_connections), bounds.request_timeout)
+        self._bounds = Bounds(
+            listeners.make_room(bounds.max_connections), bounds.request_timeout, bounds.idle_timeout
+        )
         self._config = Config(
             self._app,
             ws="none",
@@ -142,7 +151,7 @@ class _Server:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> asyncio.Server:
         state: dict[str, Any] = {"unix": listener.family == socket.AF_UNIX}
-        made = partial(Protocol, self._config, self._state, state, self._bounds)
+        made = partial(Protocol, self._config, self._state, state, self._bounds, self._app.hot)
         # What is listened on belongs to `listeners`; the loop closes what it is given.
         return await loop.create_server(made, sock=listener.dup(), backlog=listeners.BACKLOG)
 
@@ -162,7 +171,9 @@ class _Server:
                 self._log.bug("the sidecar met a defect and goes on")
 
     def _tick(self) -> None:
-        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        date = formatdate(usegmt=True).encode()
+        self._state.default_headers = [(b"date", date)]
+        self._bounds.renew(date)
         now = asyncio.get_running_loop().time()
         for connection in list(self._state.connections):
             connection.sweep(now)  # type: ignore[union-attr]  # they are all ours
@@ -221,8 +232,10 @@ class _Server:
         restart += self._service.agent.reload(settings)
         self._service.access.renew(token, settings)
         self._service.settings = settings
+        self._app.hot.forget()
         self._bounds.connections = listeners.make_room(after.max_connections)
         self._bounds.request_timeout = after.request_timeout
+        self._bounds.idle_timeout = after.idle_timeout
         self._config.timeout_keep_alive = after.idle_timeout  # type: ignore[assignment]  # as above
         log.configure(settings, sys.stderr, self._environ)
         self._log.info(

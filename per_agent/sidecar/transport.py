@@ -10,10 +10,11 @@ from uvicorn.protocols.http.flow_control import FlowControl
 class Corked:
     """A transport that sends an answer's head with what follows in the same breath: one system call, not two."""
 
-    __slots__ = ("_held", "_loop", "_transport")
+    __slots__ = ("_held", "_loop", "_transport", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
+        self.is_closing = transport.is_closing
         self._loop = loop
         self._held = b""
 
@@ -29,6 +30,12 @@ class Corked:
         else:
             self._held = data
             self._loop.call_soon(self._flush)
+
+    def write_at_once(self, data: bytes) -> None:
+        """Send *data*, which is a whole answer, after what was held."""
+        if not self._transport.is_closing():
+            self._transport.write(self._held + data if self._held else data)
+        self._held = b""
 
     def close(self) -> None:
         self._flush()
