@@ -29,10 +29,17 @@ class SidecarProcess:
     """`per-agent run` on a folder of its own; a free port and a Unix socket. Starts and ends as often as wanted.
 
     *config* is TOML for what is beside `[agent]` and `[sidecar]`; *sidecar* holds keys of `[sidecar]` in TOML.
+    Where coverage is measured it is *counted*, unless the counting is in the test's way: it ends with a file.
     """
 
     def __init__(
-        self, folder: Path, config: str = "", sidecar: Mapping[str, str] | None = None, **environ: str
+        self,
+        folder: Path,
+        config: str = "",
+        sidecar: Mapping[str, str] | None = None,
+        *,
+        counted: bool = True,
+        **environ: str,
     ) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
@@ -51,6 +58,7 @@ class SidecarProcess:
             "log_format": '"json"',
             **(sidecar or {}),
         }
+        self._counted = _COUNTED if counted else ()
         self._rest = config
         self.process: subprocess.Popen[bytes] | None = None
         self.write()
@@ -75,7 +83,7 @@ class SidecarProcess:
                     sys.executable,
                     "-W",
                     "error",
-                    *_COUNTED,
+                    *self._counted,
                     "-m",
                     "per_agent.cli",
                     "run",
