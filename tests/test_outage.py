@@ -1,13 +1,11 @@
 """A real upstream in trouble: nothing is lost, nothing is doubled where it can be told, nobody is held up."""
 
-import json
 import resource
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
+from command import Command
 from upstream import UpstreamServer
 from waiting import until
 
@@ -20,10 +18,9 @@ def _balanced(agent):
     """The agent's books; they balance, and so says the command, which recounts what lies on the disk."""
     books = agent.books()
     assert all(counts.balanced for counts in books.values()), books
-    command = [sys.executable, "-m", "per_agent.cli", "books", "--json", "--data-dir", str(agent.data_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)["balanced"] is True
+    done = Command(agent.data_dir.parent)("books", "--json", "--data-dir", str(agent.data_dir))
+    assert done.code == 0, done.out + done.err
+    assert done.json["balanced"] is True
     return books
 
 
