@@ -18,10 +18,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 COMMAND = ("-m", "per_agent.cli")
@@ -89,11 +88,10 @@ class Forked:
 
 @cache
 def _forker(counted: bool) -> socket.socket:
-    measure = ("-m", "coverage", "run", "--parallel-mode", f"--rcfile={ROOT / 'pyproject.toml'}")
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PER_", "PAYMENT_"))}
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", *(measure if counted else ()), __file__],
+        [sys.executable, "-W", "error", __file__, *(("counted",) if counted else ())],
         stdin=its,
         stdout=subprocess.DEVNULL,  # as where there is no terminal
         env={**environ, "PYTHONPATH": str(ROOT), "COVERAGE_FILE": str(ROOT / ".coverage")},
@@ -108,12 +106,15 @@ def _forker(counted: bool) -> socket.socket:
     return ours
 
 
-def main() -> None:
+def main(counted: bool) -> None:
+    ending = _measured() if counted else None
     import per_agent.sidecar.server  # noqa: F401, PLC0415  (for those that are forked)
     from per_agent.cli import app  # noqa: PLC0415
 
     with contextlib.redirect_stdout(io.StringIO()):
         app.build()(["books", "--help"], standalone_mode=False)
+    if ending is not None:
+        ending()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
     with socket.socket(fileno=os.dup(0)) as asking:
         while True:
@@ -122,13 +123,30 @@ def main() -> None:
                 return
             if os.fork() == 0:
                 asking.detach()
-                _become(json.loads(asked), files)
+                _part(files)
+                if counted:
+                    atexit.register(_measured())
+                _run(**json.loads(asked))
             for each in files:
                 os.close(each)
 
 
-def _become(asked: dict[str, Any], files: list[int]) -> None:
-    """Be the process that was asked for; that which forks it waits for its end, and tells. Does not return."""
+def _measured() -> Callable[[], None]:
+    """Begin to measure. What is given ends it; a process of its own keeps what it ran itself, which is soon written."""
+    import coverage  # noqa: PLC0415  (only where it is asked for)
+
+    measured = coverage.Coverage(config_file=str(ROOT / "pyproject.toml"), data_suffix=True)
+    measured.start()
+
+    def end() -> None:
+        measured.stop()
+        measured.save()
+
+    return end
+
+
+def _part(files: list[int]) -> None:
+    """Return in a new process that has its streams; that which forks it waits for its end, and tells."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     *streams, told = files
     child = os.fork()
@@ -142,18 +160,22 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.closerange(3, 256)
-    os.chdir(asked["cwd"])
+
+
+def _run(arguments: list[str], environ: dict[str, str], cwd: str) -> None:
+    """Be Python with *arguments*. Does not return."""
+    os.chdir(cwd)
     os.environ.clear()
-    os.environ.update(asked["environ"])
-    if tuple(asked["arguments"][:2]) == COMMAND:
-        sys.argv = ["per-agent", *asked["arguments"][2:]]
+    os.environ.update(environ)
+    if tuple(arguments[:2]) == COMMAND:
+        sys.argv = ["per-agent", *arguments[2:]]
         runpy.run_module(COMMAND[1], run_name="__main__", alter_sys=False)
     else:
-        sys.argv = asked["arguments"]
-        sys.path[0] = str(Path(sys.argv[0]).parent)
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        sys.argv = arguments
+        sys.path[0] = str(Path(arguments[0]).parent)
+        runpy.run_path(arguments[0], run_name="__main__")
     sys.exit()
 
 
 if __name__ == "__main__":
-    main()
+    main(counted=sys.argv[1:] == ["counted"])
