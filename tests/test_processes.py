@@ -573,14 +573,14 @@ def test_an_agent_whose_first_event_comes_at_the_very_end_stores_it(tmp_path):
 # What is left behind in a process
 
 
-def test_two_hundred_agents_that_were_opened_and_closed_leave_no_thread_and_no_descriptor(tmp_path):
+def test_sixty_agents_that_were_opened_and_closed_leave_no_thread_and_no_descriptor(tmp_path):
     out = run(
         """
         def held():
             with open("/proc/self/maps") as maps:
                 journals = maps.read().count(".journal")
             return threading.active_count(), len(os.listdir("/proc/self/fd")), journals
-        for n in range(200):
+        for n in range(60):
             with Agent(data_dir) as agent:
                 agent.add_activity("acme", f"u-{n}", "active")
             if n == 2:
@@ -593,7 +593,7 @@ def test_two_hundred_agents_that_were_opened_and_closed_leave_no_thread_and_no_d
     assert late == [*early, 1]
     assert early[0] == 1
     assert early[2] == 0
-    delivered_once(tmp_path, {f"u-{n}" for n in range(200)})
+    delivered_once(tmp_path, {f"u-{n}" for n in range(60)})
 
 
 def test_a_program_on_uvloop_waits_for_receipts_and_ends_without_a_word(tmp_path):
