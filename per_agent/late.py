@@ -24,11 +24,19 @@ _registered: list[int] = []
 @contextmanager
 def here() -> Iterator[None]:
     """Import within this. One thread does at a time, and none while the process forks."""
+    mind_forks()
+    with _loading:
+        yield
+
+
+def mind_forks() -> None:
+    """From now on let forks wait. Whoever will load something in a thread says so before it starts one.
+
+    A fork that has begun does not ask those that come to be asked meanwhile.
+    """
     if not _registered:  # once a process and its children, and not at import: importing starts nothing
         _registered.append(os.getpid())
         os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_renew)
-    with _loading:
-        yield
 
 
 def _hold() -> None:

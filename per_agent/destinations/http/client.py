@@ -1,5 +1,6 @@
 """`Client`: httpx, with the bounds that `Upstream` promises. Loaded late: httpx is the heaviest thing here."""
 
+import encodings.idna  # noqa: F401  (the first connection to a name would load it, and then a fork must not come)
 import time
 from collections.abc import Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy

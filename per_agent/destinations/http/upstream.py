@@ -171,14 +171,15 @@ class Upstream:
     def _connect(self, access: _Access) -> "Client":
         with late.here():
             from per_agent.destinations.http.client import Client  # noqa: PLC0415  (it loads httpx)
-        return Client(
-            access.token,
-            access.timeout,
-            # Two more than senders, for probes: who finds no free connection fails without having asked.
-            connections=self._concurrency + 2,
-            socket_path=self._socket_path,
-            clock=self._clock,
-        )
+
+            return Client(  # httpx loads more for the first one
+                access.token,
+                access.timeout,
+                # Two more than senders, for probes: who finds no free connection fails without having asked.
+                connections=self._concurrency + 2,
+                socket_path=self._socket_path,
+                clock=self._clock,
+            )
 
     @contextmanager
     def _lease(self) -> Iterator[_Pool]:
