@@ -111,7 +111,7 @@ def test_an_address_that_is_taken_without_asking_httpx_is_one_that_it_takes(url)
     assert parsed.scheme in ("http", "https")
     assert parsed.host
     assert parsed.host.encode("idna")
-    assert not (parsed.userinfo or parsed.query or parsed.fragment)
+    assert (parsed.userinfo, parsed.query, parsed.fragment) == (b"", b"", "")
     assert str(httpx.URL(url + "/activities.add?a=b")).lower().startswith(parsed.scheme)
 
 
@@ -123,6 +123,7 @@ def test_an_address_that_is_taken_without_asking_httpx_is_one_that_it_takes(url)
         ("https://pay.example/app/payment-kit/", False),
         ("http://[::1]:4737", True),
         ("https://bücher.example", True),
+        ("https://xn--bcher-kva.example", True),
     ],
 )
 def test_a_destination_is_made_without_loading_the_http_client_where_its_address_is_plain(
