@@ -136,7 +136,7 @@ class Intake:
         except OSError as error:
             self._keep = _nowhere
             if self.journal_trouble is None:
-                self._log.error(
+                self._log.aside(
                     "there is no journal: until events are stored, they are in memory only", reason=str(error)
                 )
             self.journal_trouble = f"there is no journal: {error.strerror or error}"
@@ -229,7 +229,7 @@ class Intake:
             if now < self._logged_at + _LOG_EVERY:
                 return
             self._logged_at = now
-        self._log.error("events do not fit", reason=str(reason), policy=self._policy, so_far=count)
+        self._log.aside("events do not fit", reason=str(reason), policy=self._policy, so_far=count)
 
     def _attend(self, receipt: Receipt) -> None:
         if self._sealed:

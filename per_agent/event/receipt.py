@@ -6,18 +6,20 @@ commit; a `Ticket`, shared by the receipts of one block and dropped with the las
 of its events.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from per_agent.errors import Refused
 from per_agent.event.identifiers import Identifiers
 from per_agent.event.kinds import decode, identified
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Progress:
@@ -57,6 +59,8 @@ class Progress:
 
     async def wait_async(self, reached: Callable[[], bool]) -> bool:
         """As `wait`, for a coroutine: the event loop goes on."""
+        import asyncio  # noqa: PLC0415  (heavy, and loaded already where a loop runs)
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         with self._changed:
@@ -92,7 +96,7 @@ class Progress:
         self._closed = True
 
     def _resolve(
-        self, reached: Callable[[], bool], loop: asyncio.AbstractEventLoop, future: "asyncio.Future[bool]"
+        self, reached: Callable[[], bool], loop: "asyncio.AbstractEventLoop", future: "asyncio.Future[bool]"
     ) -> bool:
         result = reached()
         if not (result or self._closed or future.cancelled()):

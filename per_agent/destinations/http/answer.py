@@ -13,6 +13,14 @@ REPORT_LIMIT: Final = 64 * 1024 * 1024
 _TITLE: Final = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 
 
+class Unanswered(Exception):
+    """There is no answer, in words that begin with whether the request may have been received."""
+
+
+class NotAsked(Exception):
+    """The request cannot be made."""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What an upstream answered.
 

@@ -11,31 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
-import httpx
 import msgspec
 
-from per_agent.backoff import retry_after
-from per_agent.destinations.http.answer import SEND_LIMIT, Answer
-from per_agent.destinations.http.connection import Deadline
-from per_agent.destinations.http.transport import KeepAliveTransport
+from per_agent import late
+from per_agent.destinations.http.answer import SEND_LIMIT, Answer, NotAsked, Unanswered
 from per_agent.errors import Refused, Unavailable
 from per_agent.settings.secret import forms
-from per_agent.version import version
 
-_MAX_TARGET: Final = 64 * 1024  # characters; servers take less
+if TYPE_CHECKING:
+    from per_agent.destinations.http.client import Client
+
 _MAX_WORDS: Final = 200
-
-# What cannot have reached the upstream. All other failures may have happened after it took the request.
-_NOT_SENT: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.LocalProtocolError,
-    httpx.UnsupportedProtocol,
-)
 
 
 class _Access(msgspec.Struct, frozen=True):
@@ -52,36 +41,12 @@ class _Pool:
     An exchange is not cut: an answer that is lost leaves an event of which nobody knows whether it counted.
     """
 
-    def __init__(self, origin: httpx.URL, access: _Access, most: int, path: str | None) -> None:
-        self.transport = KeepAliveTransport(origin, most, path)
+    def __init__(self, client: "Client", access: _Access) -> None:
+        self.client = client
         self.access = access
-        self._origin = origin
-        self._headers = [
-            (b"host", origin.netloc),
-            (b"accept", b"application/json"),
-            (b"accept-encoding", b"identity"),
-            (b"user-agent", f"per-agent/{version()}".encode()),
-        ]
-        if access.token is not None:
-            self._headers.append((b"authorization", f"Bearer {access.token}".encode()))
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
-
-    def request(
-        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], limit: int
-    ) -> httpx.Request:
-        """What is to be asked, with the credential, and until when."""
-        sent = {} if body is None else {"content-type": "application/json", "content-length": str(len(body))}
-        more = [(name.encode(), value.encode()) for name, value in {**sent, **headers}.items()]
-        deadline = Deadline(self.access.timeout, self.access.total)
-        return httpx.Request(
-            method,
-            self._origin,
-            headers=self._headers + more,
-            stream=httpx.ByteStream(body or b""),
-            extensions={"target": target.encode(), "deadline": deadline, "limit": limit},
-        )
 
     def enter(self) -> bool:
         """Whether the pool may be used; each True wants one `leave`."""
@@ -94,14 +59,14 @@ class _Pool:
             self._users -= 1
             last = self._retired and self._users == 0
         if last:
-            self.transport.close()
+            self.client.close()
 
     def retire(self) -> None:
         with self._lock:
             idle = not self._retired and self._users == 0
             self._retired = True
         if idle:
-            self.transport.close()
+            self.client.close()
 
 
 class Upstream:
@@ -127,8 +92,6 @@ class Upstream:
     ) -> None:
         self.name = name
         self.url = url.rstrip("/")
-        self._origin = httpx.URL(self.url)
-        self._base = self._origin.raw_path.decode().rstrip("/")
         self._access = _Access(token, timeout, timeout if total is None else total)
         self._secrets = _blotted(token)
         self._concurrency = concurrency
@@ -172,28 +135,14 @@ class Upstream:
         Raises `Unavailable` where there is no answer, its words saying whether the request may have been
         received, and `Refused` where the address is too long to be asked.
         """
-        target = self._base + path
-        if query:
-            target += "?" + urlencode(query, quote_via=quote, safe="")
-        if len(target) > _MAX_TARGET:
-            raise Refused(self.name, f"{method} {path}", "not sent: the address is too long")
+        target = path + "?" + urlencode(query, quote_via=quote, safe="") if query else path
         with self._lease() as pool:
             try:
-                response = pool.transport.handle_request(
-                    pool.request(method, target, body, headers or {}, limit)
-                )
-            except httpx.RequestError as error:
-                raise Unavailable(self.name, f"{method} {path}", clip(self.hide(_why(error)))) from error
-        return self._answer(response, limit)
-
-    def _answer(self, response: httpx.Response, limit: int) -> Answer:
-        body = b"".join(response.iter_raw())
-        return Answer(
-            response.status_code,
-            body[:limit],
-            retry_after(response.headers.get("retry-after"), self._clock()),
-            overrun=len(body) > limit,
-        )
+                return pool.client.ask(method, target, headers or {}, body, limit=limit)
+            except Unanswered as error:
+                raise Unavailable(self.name, f"{method} {path}", clip(self.hide(str(error)))) from error
+            except NotAsked as error:
+                raise Refused(self.name, f"{method} {path}", str(error)) from error
 
     def words(self, answer: Answer) -> str:
         """What *answer* says, for a person: short, in one line, without the credential."""
@@ -215,6 +164,21 @@ class Upstream:
         if pool is not None:
             pool.retire()
 
+    def _connect(self, access: _Access) -> "Client":
+        with late.here():
+            from per_agent.destinations.http.client import Client  # noqa: PLC0415  (it loads httpx)
+
+            return Client(  # httpx loads more for the first one
+                self.url,
+                access.token,
+                timeout=access.timeout,
+                total=access.total,
+                # Two more than senders, for probes: who finds no free connection fails without having asked.
+                connections=self._concurrency + 2,
+                socket_path=self._socket_path,
+                clock=self._clock,
+            )
+
     @contextmanager
     def _lease(self) -> Iterator[_Pool]:
         while True:
@@ -222,8 +186,7 @@ class Upstream:
             # No lock: a fork could leave it locked in the child for ever. `setdefault` is atomic.
             pool = self._pools.get(os.getpid())
             if pool is None:
-                # Two more than senders, for probes: who finds no free connection fails without having asked.
-                made = _Pool(self._origin, access, self._concurrency + 2, self._socket_path)
+                made = _Pool(self._connect(access), access)
                 pool = self._pools.setdefault(os.getpid(), made)
                 if pool is not made:
                     made.retire()
@@ -240,11 +203,6 @@ class Upstream:
 def _blotted(token: str | None) -> frozenset[str]:
     """The texts to be hidden when *token* is used."""
     return frozenset() if token is None else forms(token)
-
-
-def _why(error: httpx.RequestError) -> str:
-    sent = "not sent" if isinstance(error, _NOT_SENT) else "sent, no answer"
-    return f"{sent}: {type(error).__name__}: {' '.join(str(error).split()) or 'no more is known'}"
 
 
 def clip(text: str) -> str:
