@@ -395,7 +395,7 @@ def test_over_tls_a_connection_is_kept_and_bounded_as_any_other(tmp_path):
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         up = Upstream("up", url, TOKEN, timeout=1.0, concurrency=1)
         with up._lease() as pool:
-            pool.transport._context.load_verify_locations(tmp_path / "cert.pem")
+            pool.client._transport._context.load_verify_locations(tmp_path / "cert.pem")
         assert [up.ask("POST", "/", (), body).status for _ in range(2)] == [200, 200]
         assert words_of(lambda: up.ask("GET", "/")).startswith("sent, no answer: ReadTimeout: ")
         server.join(30)
