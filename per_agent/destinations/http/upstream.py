@@ -26,6 +26,7 @@ from per_agent.settings.secret import forms
 from per_agent.version import version
 
 _MAX_TARGET: Final = 64 * 1024  # characters; servers take less
+_WITH_LENGTH: Final = frozenset({"POST", "PUT"})  # without a body, too: some servers insist
 _MAX_WORDS: Final = 200
 
 # What cannot have reached the upstream. All other failures may have happened after it took the request.
@@ -72,7 +73,9 @@ class _Pool:
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], limit: int
     ) -> httpx.Request:
         """What is to be asked, with the credential, and until when."""
-        sent = {} if body is None else {"content-type": "application/json", "content-length": str(len(body))}
+        sent = {} if body is None else {"content-type": "application/json"}
+        if body is not None or method in _WITH_LENGTH:
+            sent["content-length"] = str(len(body or b""))
         more = [(name.encode(), value.encode()) for name, value in {**sent, **headers}.items()]
         deadline = Deadline(self.access.timeout, self.access.total)
         return httpx.Request(
