@@ -208,7 +208,7 @@ def test_an_answer_that_takes_its_time_is_not_overtaken(sidecar):
     def named(name, line=b"POST /v1/events"):
         return request(line, b'%b,"id":"%b"}' % (ACTIVITY[:-1], name))
 
-    with sidecar.connect() as connection, sidecar.connect() as other:
+    with sidecar.connect(unix=True) as connection, sidecar.connect() as other:
         assert b'"known"' in connection.ask(named(b"known"))
         tasks = sidecar.tasks
         sidecar.gate.clear()
