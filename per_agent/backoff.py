@@ -15,11 +15,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final
 
-from tenacity import RetryCallState, Retrying, wait_exponential
-
+from per_agent import late
 from per_agent.settings import DeliverySettings
 
 MAX_RETRY_AFTER: Final = 300.0
@@ -45,6 +43,8 @@ def retry_after(header: str | None, now: float) -> float | None:
         return min(float(text), MAX_RETRY_AFTER)  # int() refuses 4,301 digits, where float() says inf
     if len(text) > _MAX_DATE_CHARS:
         return None
+    with late.here():
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415  (most upstreams say seconds)
     try:
         moment = parsedate_to_datetime(text)
         if moment.tzinfo is None:  # the asctime form, or "-0000": HTTP knows no other zone than GMT
@@ -96,6 +96,12 @@ class Backoff:
         return asked + self._jittered(max(asked * 0.1, self.initial))
 
     def _exponential(self, attempt: int) -> float:
+        with late.here():
+            from tenacity import (  # noqa: PLC0415  (it loads asyncio)
+                RetryCallState,
+                Retrying,
+                wait_exponential,
+            )
         state = RetryCallState(Retrying(), None, (), {})
         state.attempt_number = min(max(attempt, 1), _MAX_ATTEMPT)
         return wait_exponential(multiplier=self.initial, max=self.ceiling)(state)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from per_agent.errors import AgentClosed, BufferFull, PerAgentError
-from per_agent.event import MAX_EVENT_BYTES, Event, Identifiers, Progress, Receipt, encode, too_long
+from per_agent.event import Event, Identifiers, Progress, Receipt, check_length, encode
 from per_agent.journal import Journal, JournalFull, Place, Write
 from per_agent.log import Log
 from per_agent.settings import IntakeSettings
@@ -28,7 +28,11 @@ _LOG_EVERY: Final = 30.0  # seconds between two lines that say that events are b
 
 
 class Intake:
-    """Takes events in. `accept` is for any thread; the rest is the spooler's side of the buffer.
+    """Takes events in. `accept` and `add` are for any thread; the rest is the spooler's side of the buffer.
+
+    Attributes:
+        add: `(encoded, lanes) -> Receipt`: as `accept`, of an event that is encoded, by `encode` or by
+            `encode_fields`.
 
     Args:
         settings: how much may wait, and what happens when no more may.
@@ -51,7 +55,6 @@ class Intake:
         self._wake = wake
         self._waiting: deque[Receipt] = deque()
         self._identifiers = Identifiers()
-        self._number = self._identifiers.number
         self._make_journal = make_journal
         self._journals: dict[str, Journal] = {}  # the one; a dict, since `setdefault` needs no lock
         self._keep: Write = self._keep_first
@@ -70,6 +73,7 @@ class Intake:
         self._overflows: Counter[str] = Counter()
         self._logged_at = float("-inf")
         self._log = Log()
+        self.add = self._adder()
 
     def accept(self, event: Event, lanes: tuple[str, ...]) -> Receipt:
         """Take *event* in for *lanes*. Never waits for a disk or a network, but by the policy `block`.
@@ -79,37 +83,40 @@ class Intake:
         """
         return self.add(encode(event), lanes)
 
-    def add(self, encoded: bytes, lanes: tuple[str, ...]) -> Receipt:
-        """As `accept`, of an event that is encoded, by `encode` or by a shorter way."""
-        if len(encoded) > MAX_EVENT_BYTES:
-            raise too_long(encoded)
-        waiting = self._waiting
-        while True:
-            number = self._number()
-            if len(waiting) < self._room:
-                try:
-                    place = self._keep(encoded, lanes, number)
-                    break
-                except JournalFull:
-                    pass
-            if not self._overflow(encoded, lanes):
-                return Receipt(encoded, lanes, number, self._progress, self._identifiers, dropped=True)
-        receipt = None
-        try:
-            receipt = Receipt(encoded, lanes, number, self._progress, self._identifiers, place)
-            waiting.append(receipt)
-            # Once sealed, the mark counts no more: an earlier caller may be resetting it just now.
-            if len(waiting) >= self._mark or self._sealed:
-                self._attend(receipt)
-        except AgentClosed:
-            raise
-        except BaseException:  # out of a signal handler: the event may be in, and nobody told
-            if receipt is None:
-                self._void(place)
-            self._mark = 1
-            self._wake()
-            raise
-        return receipt
+    def _adder(self) -> Callable[[bytes, tuple[str, ...]], Receipt]:
+        # A closure, since its names cost the caller less than an object's attributes do.
+        waiting, append, number = self._waiting, self._waiting.append, self._identifiers.number
+        progress, identifiers = self._progress, self._identifiers
+
+        def add(encoded: bytes, lanes: tuple[str, ...]) -> Receipt:
+            while True:
+                mine = number()
+                if len(waiting) < self._room:
+                    try:
+                        place = self._keep(encoded, lanes, mine)
+                        break
+                    except JournalFull:
+                        pass
+                if not self._overflow(encoded, lanes):
+                    return Receipt(encoded, lanes, mine, progress, identifiers, dropped=True)
+            receipt = None
+            try:
+                receipt = Receipt(encoded, lanes, mine, progress, identifiers, place)
+                append(receipt)
+                # Once sealed, the mark counts no more: an earlier caller may be resetting it just now.
+                if len(waiting) >= self._mark or self._sealed:
+                    self._attend(receipt)
+            except AgentClosed:
+                raise
+            except BaseException:  # out of a signal handler: the event may be in, and nobody told
+                if receipt is None:
+                    self._void(place)
+                self._mark = 1
+                self._wake()
+                raise
+            return receipt
+
+        return add
 
     # The journal
 
@@ -129,7 +136,7 @@ class Intake:
         except OSError as error:
             self._keep = _nowhere
             if self.journal_trouble is None:
-                self._log.error(
+                self._log.aside(
                     "there is no journal: until events are stored, they are in memory only", reason=str(error)
                 )
             self.journal_trouble = f"there is no journal: {error.strerror or error}"
@@ -222,7 +229,7 @@ class Intake:
             if now < self._logged_at + _LOG_EVERY:
                 return
             self._logged_at = now
-        self._log.error("events do not fit", reason=str(reason), policy=self._policy, so_far=count)
+        self._log.aside("events do not fit", reason=str(reason), policy=self._policy, so_far=count)
 
     def _attend(self, receipt: Receipt) -> None:
         if self._sealed:
@@ -277,4 +284,5 @@ class Intake:
 
 def _nowhere(encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:  # noqa: ARG001  (as `Journal.write`)
     """Without a journal an event is in memory only, until it is stored."""
+    check_length(encoded)
     return None

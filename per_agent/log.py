@@ -8,11 +8,14 @@ A record's message is one line of logfmt; its attribute `facts` holds the same a
 writes another form, such as the sidecar's JSON.
 """
 
+import _thread
 import logging
 from collections.abc import MutableMapping
+from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 
-import structlog
+from per_agent import late
 
 _sink = logging.getLogger("per_agent")
 _sink.addHandler(logging.NullHandler())
@@ -23,28 +26,35 @@ _METHODS: Final = {
     logging.WARNING: "warning",
     logging.ERROR: "error",
 }
-_logfmt = structlog.processors.LogfmtRenderer(key_order=["event"], drop_missing=True)
 
 
-def _as_record(logger: Any, name: str, facts: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
-    """What `logging` is called with: the line, and the facts beside it."""
-    return (str(_logfmt(logger, name, dict(facts))),), {"extra": {"facts": dict(facts)}}
+@cache
+def _structured() -> Any:
+    """What writes the lines. structlog is heavy, and most processes never have a line to write."""
+    with late.here():
+        import structlog  # noqa: PLC0415  (as above)
+    logfmt = structlog.processors.LogfmtRenderer(key_order=["event"], drop_missing=True)
 
+    def as_record(
+        logger: Any, name: str, facts: MutableMapping[str, Any]
+    ) -> tuple[tuple[str], dict[str, Any]]:
+        """What `logging` is called with: the line, and the facts beside it."""
+        return (str(logfmt(logger, name, dict(facts))),), {"extra": {"facts": dict(facts)}}
 
-_structured = structlog.wrap_logger(
-    _sink,
-    processors=[structlog.processors.format_exc_info, _as_record],
-    wrapper_class=structlog.BoundLogger,
-)
+    return structlog.wrap_logger(
+        _sink,
+        processors=[structlog.processors.format_exc_info, as_record],
+        wrapper_class=structlog.BoundLogger,
+    )
 
 
 class Log:
     """One part's logger. Each line is a sentence and the facts that belong to it."""
 
-    __slots__ = ("_bound",)
+    __slots__ = ("_facts",)
 
     def __init__(self, **facts: Any) -> None:
-        self._bound = _structured.bind(**facts)
+        self._facts = facts
 
     def debug(self, event: str, **facts: Any) -> None:
         self._write(logging.DEBUG, event, facts)
@@ -62,10 +72,18 @@ class Log:
         """A defect of ours, with its traceback."""
         self._write(logging.ERROR, event, facts | {"exc_info": True})
 
+    def aside(self, event: str, **facts: Any) -> None:
+        """An error, told from the host's own thread, which must not wait until structlog is loaded."""
+        if not _structured.cache_info().currsize:
+            with suppress(RuntimeError):  # no thread can be started: then it must wait after all
+                _thread.start_new_thread(self._write, (logging.ERROR, event, facts))
+                return
+        self._write(logging.ERROR, event, facts)
+
     def _write(self, level: int, event: str, facts: dict[str, Any]) -> None:
         # structlog raises for a value that cannot be written and for a broken pipe; the host must not feel it.
         try:
             if _sink.isEnabledFor(level):
-                getattr(self._bound, _METHODS[level])(event, **facts)
+                getattr(_structured(), _METHODS[level])(event, **self._facts | facts)
         except Exception:  # noqa: BLE001, S110  (a log line is never worth an event)
             pass

@@ -1,50 +1,19 @@
 """`per-agent` as a real process: what it prints, and the code that it ends with."""
 
-import atexit
+import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-PROGRAM = [sys.executable, "-W", "error", "-m", "per_agent.cli"]
+from forked import COMMAND, ROOT, Forked
 
-# Starting Python and importing everything is most of what a short command takes, and the tests run hundreds.
-# This imports once, and forks for each: a process of its own all the same, by the entry point that is installed.
-_WARM = """
-import contextlib, io, json, os, sys
-from per_agent.cli.app import build, main
-with contextlib.redirect_stdout(io.StringIO()):
-    build()(["books", "--help"], standalone_mode=False)
-left = b""
-while True:
-    while b"\\n" not in left:
-        more = os.read(0, 65536)
-        if not more:
-            sys.exit()
-        left += more
-    line, _, left = left.partition(b"\\n")
-    asked = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.chdir(asked["cwd"])
-        os.environ.clear()
-        os.environ.update(asked["environ"])
-        for number, path in enumerate(asked["streams"]):
-            opened = os.open(path, os.O_RDWR | os.O_CREAT)
-            os.dup2(opened, number)
-            os.close(opened)
-        sys.argv = ["per-agent", *asked["arguments"]]
-        main()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+PROGRAM = [sys.executable, "-W", "error", *COMMAND]
 
 
 @dataclass(frozen=True)
@@ -82,19 +51,27 @@ class Command:
 
     def __call__(self, *arguments: str, stdin: str | bytes = b"", timeout: float = 120) -> Done:
         """Run it to its end."""
-        with tempfile.TemporaryDirectory() as folder:
-            streams = [Path(folder, name) for name in ("in", "out", "err")]
-            streams[0].write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
-            code = _run_warm(
-                {
-                    "arguments": arguments,
-                    "cwd": str(self.home),
-                    "environ": self.environ,
-                    "streams": [str(stream) for stream in streams],
-                },
-                timeout,
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            said = [stdin.encode() if isinstance(stdin, str) else stdin, b"", b""]
+            paths = [Path(folder, name) for name in ("in", "out", "err")]
+            for path, text in zip(paths, said, strict=True):
+                path.write_bytes(text)
+            streams = [stack.enter_context(path.open("r+b")).fileno() for path in paths]
+            process = Forked(
+                *COMMAND,
+                *arguments,
+                environ=self.environ,
+                cwd=self.home,
+                stdin=streams[0],
+                stdout=streams[1],
+                stderr=streams[2],
+                counted=True,
             )
-            return Done(code, *(stream.read_bytes().decode() for stream in streams[1:]))
+            try:
+                code = process.wait(timeout)
+            finally:
+                process.kill()
+            return Done(code, *(path.read_bytes().decode() for path in paths[1:]))
 
     def well(self, *arguments: str, stdin: str | bytes = b"") -> Done:
         """Run it; it must end with 0 and say nothing on stderr."""
@@ -133,40 +110,3 @@ class Command:
     def books(self, destination: str = "ledger") -> dict[str, Any]:
         books: dict[str, Any] = self("books", "--json").json["destinations"][destination]
         return books
-
-
-@cache
-def _warm() -> "subprocess.Popen[bytes]":
-    program = ["-c", _WARM]
-    if "PER_AGENT_COVERAGE" in os.environ:  # then what is forked is worth counting: it runs nowhere else
-        file = Path(tempfile.mkdtemp()) / "warm.py"
-        file.write_text(_WARM)
-        program = [
-            "-m",
-            "coverage",
-            "run",
-            "--parallel-mode",
-            f"--rcfile={ROOT / 'pyproject.toml'}",
-            str(file),
-        ]
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", *program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COVERAGE_FILE": str(ROOT / ".coverage")},
-        bufsize=0,
-    )
-    atexit.register(process.communicate)
-    return process
-
-
-def _run_warm(asked: dict[str, Any], timeout: float) -> int:
-    warm = _warm()
-    assert warm.stdin is not None
-    assert warm.stdout is not None
-    warm.stdin.write(json.dumps(asked).encode() + b"\n")
-    if not select.select([warm.stdout], [], [], timeout)[0]:
-        warm.kill()
-        _warm.cache_clear()
-        raise TimeoutError(f"per-agent {' '.join(asked['arguments'])} did not end within {timeout} s")
-    return int(warm.stdout.readline())

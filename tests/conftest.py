@@ -1,5 +1,6 @@
 """What tests share: `upstream`, a real HTTP server in a process of its own that keeps score, and a `stage` with it."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,6 +9,21 @@ import pytest
 from sidecar_double import SidecarDouble
 from stage import Stage
 from upstream import UpstreamServer
+
+
+def pytest_configure() -> None:
+    # Where tests are run in a shell's background, Ctrl-C is ignored, and so it would be by what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who may take the longest begins first, so that no worker is left alone with it at the end."""
+
+    def patience(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("timeout")
+        return 0 if mark is None else float(mark.args[0])
+
+    items.sort(key=patience, reverse=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,35 +4,37 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from command import PROGRAM
+from forked import COMMAND, ROOT, Forked
 from waiting import until
 
-ROOT = Path(__file__).parents[1]
-
-
-# Where coverage is measured, this process is worth counting: most of the sidecar runs nowhere else.
-_COUNTED = (
-    ("-m", "coverage", "run", "--parallel-mode", f"--rcfile={ROOT / 'pyproject.toml'}")
-    if "PER_AGENT_COVERAGE" in os.environ
-    else ()
-)
+# What httpx makes otherwise, for each client, reads the certificates of the whole world.
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class SidecarProcess:
     """`per-agent run` on a folder of its own; a free port and a Unix socket. Starts and ends as often as wanted.
 
     *config* is TOML for what is beside `[agent]` and `[sidecar]`; *sidecar* holds keys of `[sidecar]` in TOML.
+    It is *forked* from a process that has imported everything, where the test is not about how it begins.
     """
 
     def __init__(
-        self, folder: Path, config: str = "", sidecar: Mapping[str, str] | None = None, **environ: str
+        self,
+        folder: Path,
+        config: str = "",
+        sidecar: Mapping[str, str] | None = None,
+        *,
+        forked: bool = True,
+        **environ: str,
     ) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
@@ -51,8 +53,9 @@ class SidecarProcess:
             "log_format": '"json"',
             **(sidecar or {}),
         }
+        self._forked = forked
         self._rest = config
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self.write()
 
     def write(self, rest: str | None = None) -> None:
@@ -69,24 +72,13 @@ class SidecarProcess:
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it; return when it is ready."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-W",
-                    "error",
-                    *_COUNTED,
-                    "-m",
-                    "per_agent.cli",
-                    "run",
-                    "--config",
-                    str(self.config),
-                ],
-                env=self.environ | {"COVERAGE_FILE": str(ROOT / ".coverage")},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        run = ["run", "--config", str(self.config)]
+        with self.log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            streams = {"stdin": nothing.fileno(), "stdout": log.fileno(), "stderr": log.fileno()}
+            if self._forked:
+                self.process = Forked(*COMMAND, *run, environ=self.environ, counted=True, **streams)
+            else:
+                self.process = subprocess.Popen([*PROGRAM, *run], env=self.environ, **streams)
         if wait:
             until(self._is_ready, 30)
         return self
@@ -131,13 +123,15 @@ class SidecarProcess:
 
     def client(self, **options: Any) -> httpx.Client:
         """A client on the Unix socket."""
-        transport = httpx.HTTPTransport(uds=str(self.socket))
+        transport = httpx.HTTPTransport(uds=str(self.socket), verify=_NO_TLS)
         return httpx.Client(transport=transport, base_url="http://localhost", **{"timeout": 30, **options})
 
     def tcp(self, token: str | None = "", **options: Any) -> httpx.Client:
         """A client on the TCP port; *token* None brings none, "" brings the right one."""
         headers = {} if token is None else {"authorization": f"Bearer {token or self.token}"}
-        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, **{"timeout": 30, **options})
+        return httpx.Client(
+            base_url=self.url, headers=headers, trust_env=False, verify=_NO_TLS, **{"timeout": 30, **options}
+        )
 
     def raw(self, *, unix: bool = False) -> socket.socket:
         """A connected socket."""

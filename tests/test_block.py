@@ -64,11 +64,11 @@ def test_a_block_of_another_is_not_taken_for_this_one():
 
 def test_a_block_in_a_format_from_the_future_is_refused_and_says_so():
     future = bytearray(PACKED)
-    future[2] = 2
+    future[2] = 3
     future[3:7] = zlib.crc32(bytes(future[7:])).to_bytes(4, "big")
-    with pytest.raises(SpoolCorrupt, match="format 2, and this version knows 1"):
+    with pytest.raises(SpoolCorrupt, match="format 3, and this version knows 1 and 2"):
         unpack(bytes(future))
-    with pytest.raises(SpoolCorrupt, match="format 2"):
+    with pytest.raises(SpoolCorrupt, match="format 3"):
         head(bytes(future))
 
 

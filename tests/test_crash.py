@@ -2,14 +2,13 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from command import Command
+from forked import Forked
 
 from per_agent import Agent, DeliverySettings
 
@@ -17,29 +16,17 @@ RECORDER = Path(__file__).with_name("recorder.py")
 WIDE = {"start": 0, "end": 4_000_000_000}
 
 
-def _books_by_command(data_dir: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "per_agent.cli", "books", "--json", "--data-dir", str(data_dir)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def _record_and_kill(data_dir: Path, notes: Path, prefix: str, after: float) -> None:
-    recorder = subprocess.Popen(
-        [sys.executable, str(RECORDER), str(data_dir), str(notes), "4", prefix],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    reader, writer = os.pipe()
+    recorder = Forked(str(RECORDER), str(data_dir), str(notes), "4", prefix, stdout=writer)
+    os.close(writer)
     try:
-        assert recorder.stdout is not None
-        assert recorder.stdout.readline() == "ready\n"
+        with os.fdopen(reader) as said:
+            assert said.readline() == "ready\n"
         time.sleep(after)  # the moment of death is the experiment, not a condition that is waited for
     finally:
-        recorder.send_signal(signal.SIGKILL)
-        recorder.communicate()
+        recorder.kill()
+        recorder.wait(30)
 
 
 def _identifiers(agent: Agent, meter_id: str) -> list[str]:
@@ -59,15 +46,16 @@ def test_thirty_kills_lose_nothing_that_was_stored_and_double_nothing(tmp_path):
     seed = int(os.environ.get("PER_AGENT_TEST_SEED", random.randrange(2**32)))
     print(f"seed {seed} (set PER_AGENT_TEST_SEED to repeat)")
     moments = random.Random(seed)
-    data_dir, notes = tmp_path / "data", tmp_path / "notes"
+    command = Command(tmp_path)
+    data_dir, notes = command.data_dir, tmp_path / "notes"
     with Agent(data_dir) as agent:
         meter = agent.meters.create(name="Calls", event_name="api.calls", unit="calls")
 
     for n in range(30):
         _record_and_kill(data_dir, notes, f"k{n}", moments.uniform(0, 0.4))
         # Right after the kill, before anybody cleaned up.
-        books = _books_by_command(data_dir)
-        assert books.returncode == 0, books.stdout + books.stderr
+        books = command("books", "--json")
+        assert books.code == 0, books.out + books.err
 
     stored = [line.split() for line in notes.read_text().splitlines()]
     users = {name for kind, name in stored if kind == "a"}

@@ -212,7 +212,7 @@ def test_a_spool_of_a_newer_version_is_left_alone_and_told(tmp_path):
     with store.transaction() as changes:
         changes.append(["m"], [b"event"], 1.0)
     with store.transaction() as changes:
-        changes._disk.set("m/layout", b"\x02")
+        changes._disk.set("m/layout", b"\x03")
     store.close()
     claim.release()
     before = (claim.folder / FILE).read_bytes()

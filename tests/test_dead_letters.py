@@ -20,8 +20,8 @@ from waiting import until
 from per_agent import Agent, DeliverySettings, MemoryDestination, SpoolSettings
 from per_agent.destinations import Refused
 from per_agent.spool import Settlement, Store
-from per_agent.spool.disk import RawDisk
 from per_agent.spool.folder import create
+from per_agent.spool.raw import RawDisk
 
 BOTH = """
 [spool]

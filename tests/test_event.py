@@ -1,7 +1,6 @@
 """The border: exact values or a refusal that names every problem, and identifiers that nobody else has."""
 
 import enum
-import itertools
 import json
 import subprocess
 import sys
@@ -24,10 +23,12 @@ from per_agent.event import (
     Activity,
     Identifiers,
     MeterEvent,
+    check_length,
     decode,
     encode,
-    encode_activity,
+    encode_fields,
     event_from_record,
+    identified,
     iso,
     new_activity,
     new_meter_event,
@@ -505,9 +506,38 @@ def test_an_enormous_number_in_a_record_is_refused_and_breaks_nothing(number):
         )
 
 
-def test_the_short_way_to_encode_an_activity_gives_the_same_bytes():
-    fields = ("id-1", "acme", "Zoë", "active-users", 1_700_000_000.25)
-    assert encode_activity(*fields) == encode(Activity(*fields))
+@pytest.mark.parametrize("user", ["u", "Zoë", "x" * 300, "x" * 60_000])
+def test_an_activity_that_is_encoded_without_an_identifier_gets_it_later_and_nothing_else_changes(user):
+    fields = ("acme", user, "active-users", 1_700_000_000.25)
+    ids = Identifiers()
+    number = ids.number()
+    encoded = encode_fields(("a", None, *fields))
+    (given,) = identified([(encoded, number)], ids)
+    assert given == encode(Activity(ids.of(number, fields[-1]), *fields))
+    assert identified([(given, ids.number())], ids) == [given], "once for its whole life"
+
+
+def test_many_activities_get_each_its_own_identifier_over_the_ends_of_milliseconds_and_of_runs_of_numbers():
+    ids = Identifiers()
+    several = [(ids.number(), 1e9 + n / 7_000_000) for n in range(20_000)]
+    encoded = [(encode_fields(("a", None, "acme", "u", "t", at)), number) for number, at in several]
+    given = [decode(each).id for each in identified(encoded, ids)]
+    assert given == [ids.of(number, at) for number, at in several]
+    assert len(set(given)) == len(given)
+
+
+def test_an_event_that_has_an_identifier_keeps_it():
+    for event in (Activity("id", "acme", "u", "t", 1.0), MeterEvent("", "name", "cus", "1", 1.0)):
+        assert identified([(encode(event), 8)], Identifiers()) == [encode(event)]
+
+
+def test_an_event_is_as_long_as_it_will_be_with_its_identifier():
+    bare = len(encode_fields(("a", None, "acme", "x" * 40_000, "t", 1.0))) - 40_000
+    longest = encode_fields(("a", None, "acme", "x" * (MAX_EVENT_BYTES - 37 - bare), "t", 1.0))
+    check_length(longest)
+    assert [len(each) for each in identified([(longest, 8)], Identifiers())] == [MAX_EVENT_BYTES]
+    with pytest.raises(InvalidEvent, match="65537 bytes"):
+        check_length(encode_fields(("a", None, "acme", "x" * (MAX_EVENT_BYTES - 36 - bare), "t", 1.0)))
 
 
 # Identifiers
@@ -519,12 +549,19 @@ def test_identifiers_are_uuids_of_version_7_with_the_time_in_front():
     assert identifier.int >> 80 == 1_700_000_000_123
 
 
-def test_every_identifier_is_a_valid_uuid_whatever_the_node_and_the_counter_say():
-    nodes = itertools.cycle([b"\x00" * 6, b"\xff" * 6, bytes(range(6))])
-    ids = Identifiers(entropy=lambda n: next(nodes))
-    several = [uuid.UUID(ids.new(1e9)) for _ in range(1_000_000)]
+@pytest.mark.parametrize("node", ["0000000000", "ffffffffff", "0123456789"])
+def test_every_identifier_is_a_valid_uuid_whatever_the_node_and_the_number_say(node):
+    ids = Identifiers(node)
+    numbers = [8 << bit for bit in range(70)] + [(8 << bit) - 8 for bit in range(1, 70)]
+    several = [uuid.UUID(ids.of(number, 1e9)) for number in numbers]
     assert {(one.version, one.variant) for one in several} == {(7, uuid.RFC_4122)}
-    assert len(set(several)) == 1_000_000, "also over the end of the counter"
+
+
+def test_an_identifier_follows_from_the_node_the_number_and_the_time_whoever_asks():
+    ids, others = Identifiers(), [(number * 8, 1e9 + number / 7) for number in range(1, 1000)]
+    first = [ids.of(*each) for each in others]
+    assert [Identifiers(ids.node).of(*each) for each in reversed(others)] == first[::-1]
+    assert len(set(first)) == len(first)
 
 
 def test_identifiers_sort_by_time():
@@ -588,9 +625,5 @@ def test_parent_and_children_of_a_fork_never_make_the_same_identifier(tmp_path):
     assert len(set(identifiers)) == len(identifiers)
 
 
-def test_processes_draw_nodes_of_their_own():
-    assert Identifiers().new(1e9) != Identifiers().new(1e9)
-    ids = Identifiers()
-    before = ids.new(1e9)
-    ids.renew()
-    assert ids.new(1e9)[14:-6] != before[14:-6]
+def test_each_draws_a_node_of_its_own():
+    assert Identifiers().of(8, 1e9) != Identifiers().of(8, 1e9)

@@ -4,12 +4,12 @@ import os
 import random
 
 import pytest
+from journals import make, write
 from waiting import until
 
 from per_agent import Agent, MemoryDestination, SpoolSettings
 from per_agent.agent.overview import overview
 from per_agent.event import Activity, encode
-from per_agent.journal import make
 from per_agent.journal.layout import FREE, HEAD, SLOT, STATE_AT
 from per_agent.spool import snapshots
 
@@ -39,7 +39,7 @@ def leave(data_dir, name: str = "j", long: int | None = None):
     places = []
     for n in range(EVENTS):
         users = f"{name}-{n}" + ("x" * 900 if n == long else "")
-        places.append(journal.write(encode(Activity(f"{name}-{n}", "acme", users, "active", 1.0)), ("m",)))
+        places.append(write(journal, encode(Activity(f"{name}-{n}", "acme", users, "active", 1.0)), ("m",)))
     journal.let_go()
     return journal.path, places
 

@@ -2,16 +2,14 @@
 
 import os
 import random
-import signal
 import sqlite3
 import struct
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from per_agent import Agent, DeliverySettings, Ledger
 
@@ -25,21 +23,19 @@ def record_and_kill(
 ) -> list[int]:
     """Run the recorder, kill it at a random moment of its life, and give the calls of each thread that returned."""
     counts.write_bytes(bytes(8 * THREADS))
-    from_the_start = moments.random() < 0.3  # so that death comes over recovery, too
-    recorder = subprocess.Popen(
-        [sys.executable, str(RECORDER), str(data_dir), str(counts), str(THREADS), prefix, str(linger)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    reader, writer = os.pipe()
+    words = (str(data_dir), str(counts), str(THREADS), prefix, str(linger))
+    recorder = Forked(str(RECORDER), *words, stdout=writer)
+    os.close(writer)
     try:
-        if not from_the_start:
-            assert recorder.stdout is not None
-            assert recorder.stdout.readline() == "ready\n"
-        # The moment of death is the experiment, not a condition that is waited for.
-        time.sleep(moments.uniform(0, 0.8 if from_the_start else 0.15))
+        with os.fdopen(reader) as said:
+            if moments.random() < 0.7:  # else death comes over recovery, too
+                assert said.readline() == "ready\n"
+            # The moment of death is the experiment, not a condition that is waited for.
+            time.sleep(moments.uniform(0, 0.15))
     finally:
-        recorder.send_signal(signal.SIGKILL)
-        recorder.communicate()
+        recorder.kill()
+        recorder.wait(30)
     return list(struct.unpack(f"<{THREADS}Q", counts.read_bytes()))
 
 

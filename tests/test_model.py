@@ -66,7 +66,7 @@ class DataFolderMachine(RuleBasedStateMachine):
             SETTINGS,
             Progress(lambda: None),
             lambda: None,
-            lambda: make(self.data_dir, SETTINGS.buffer_events),
+            lambda identifiers: make(self.data_dir, SETTINGS.buffer_events, identifiers),
         )
         self.inflow = Inflow(self.intake, SETTINGS.block_events, lambda: 1.0)
         self._recover(self.store, self.claim.folder, dies=False)

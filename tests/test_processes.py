@@ -213,12 +213,13 @@ def test_a_child_does_not_inherit_the_locks_of_a_look_at_what_the_dead_left(tmp_
     out = run(
         """
         from pathlib import Path
+        from per_agent.event import Identifiers
         from per_agent.journal import make
         from per_agent.spool import take_journals
         folder = Path(data_dir)
         for n in range(20):
-            journal = make(folder, 10)
-            journal.write(b"{}", ("another",))
+            journal = make(folder, 10, Identifiers())
+            journal.write(b"{}", ("another",), 8)
             journal.let_go()
             del journal
         stop = threading.Event()
@@ -572,14 +573,14 @@ def test_an_agent_whose_first_event_comes_at_the_very_end_stores_it(tmp_path):
 # What is left behind in a process
 
 
-def test_two_hundred_agents_that_were_opened_and_closed_leave_no_thread_and_no_descriptor(tmp_path):
+def test_sixty_agents_that_were_opened_and_closed_leave_no_thread_and_no_descriptor(tmp_path):
     out = run(
         """
         def held():
             with open("/proc/self/maps") as maps:
                 journals = maps.read().count(".journal")
             return threading.active_count(), len(os.listdir("/proc/self/fd")), journals
-        for n in range(200):
+        for n in range(60):
             with Agent(data_dir) as agent:
                 agent.add_activity("acme", f"u-{n}", "active")
             if n == 2:
@@ -592,7 +593,7 @@ def test_two_hundred_agents_that_were_opened_and_closed_leave_no_thread_and_no_d
     assert late == [*early, 1]
     assert early[0] == 1
     assert early[2] == 0
-    delivered_once(tmp_path, {f"u-{n}" for n in range(200)})
+    delivered_once(tmp_path, {f"u-{n}" for n in range(60)})
 
 
 def test_a_program_on_uvloop_waits_for_receipts_and_ends_without_a_word(tmp_path):

@@ -86,6 +86,7 @@ def sidecar(tmp_path: Path, upstream: UpstreamServer) -> Iterator[SidecarProcess
         tmp_path,
         CONFIG.format(folder=tmp_path, url=upstream.url),
         {"token": json.dumps(TOKENS["sidecar"]), "log_level": '"debug"'},
+        forked=False,  # its command line is looked at
         MY_ACTIVITY_TOKEN=TOKENS["activity"],
         CREDENTIALS_DIRECTORY=str(tmp_path / "credentials"),
     )

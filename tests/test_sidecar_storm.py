@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -107,8 +108,8 @@ async def flap(upstream: SidecarProcess, draw: random.Random, until: float) -> i
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_hundred_clients_for_a_minute_while_the_upstream_flaps(tmp_path: Path) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    seed = int(os.environ.get("PER_AGENT_TEST_SEED", random.randrange(2**32)))
+    print(f"seed {seed} (set PER_AGENT_TEST_SEED to repeat)")
     draw = random.Random(seed)
     tally = Tally()
     upstream = SidecarProcess(tmp_path / "upstream")
@@ -135,7 +136,7 @@ def test_a_hundred_clients_for_a_minute_while_the_upstream_flaps(tmp_path: Path)
     assert set(tally.statuses) <= {200, 202, 503}, tally.statuses
     assert tally.broken == 0, "keep-alive connections stay"
     accepted = len(tally.activities) + len(tally.meter_events)
-    assert accepted > CLIENTS * SECONDS / PACE * 0.2
+    assert accepted > 10 * CLIENTS
     assert (books["delivered"], books["dead"], books["dropped"]) == (accepted, 0, 0)
     ledger = Ledger()
     ledger.open(upstream.data_dir)

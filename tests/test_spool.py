@@ -1,12 +1,14 @@
 """The spooler: group commits, questions and answers, a disk that is full, refuses or vanishes, and whose folder it is."""
 
 import os
+import random
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+from base64 import b85encode
 from contextlib import closing
 from pathlib import Path
 
@@ -62,7 +64,8 @@ class Bench:
 
     def add(self, lanes=LANES, size=10):
         self._n += 1
-        return self.intake.accept(Activity(f"id-{self._n}", "acme", "u" * size, "active", 1.0), lanes)
+        user = b85encode(random.Random(self._n).randbytes(size))[:size].decode()  # what hardly compresses
+        return self.intake.accept(Activity(f"id-{self._n}", "acme", user, "active", 1.0), lanes)
 
     def ask(self, after=None, limit=100, lane="a") -> list[Block]:
         """The head of a lane; waits until there is one."""
@@ -530,8 +533,8 @@ spool.spool.wait_opened(30)
 assert spool.add().stored(30)
 (block,) = spool.ask()
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-used = sum(path.stat().st_size for path in spool.spool.folder.glob("cache.db*"))
-resource.setrlimit(resource.RLIMIT_FSIZE, (used + 16384, hard))
+used = max(path.stat().st_size for path in spool.spool.folder.glob("cache.db*"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (used + 8192, hard))
 
 receipts = [spool.add(size=20_000) for _ in range(50)]
 settled = []

@@ -247,9 +247,10 @@ def test_a_flipped_byte_on_the_disk_is_found_and_set_aside_with_what_it_lost(sto
     append(store, b"sound")
     settle(store, block, delivered=[0])
     with closing(sqlite3.connect(place / FILE)) as database, database:
-        database.execute(
-            "UPDATE Cache SET value = CAST(replace(value, 'bbb', 'bxb') AS BLOB) WHERE key LIKE 'l/per/b/%' AND length(value) > 200"
-        )
+        at = (f"l/per/b/{block.id}",)
+        ((packed,),) = database.execute("SELECT value FROM Cache WHERE key = ?", at)
+        flipped = packed[:-9] + bytes([packed[-9] ^ 1]) + packed[-8:]
+        database.execute("UPDATE Cache SET value = ? WHERE key = ?", (flipped, *at))
     sound, damaged = store.head("per", None, 10)
     assert [one.events for one in sound] == [[b"sound"]]
     assert damaged == [block.id]

@@ -315,7 +315,7 @@ def test_a_length_that_is_too_short_spoils_at_most_the_next_answer(stage: Stage)
 # TLS
 
 
-def _certificate(folder: Path) -> ssl.SSLContext:
+def certificate(folder: Path) -> ssl.SSLContext:
     """A server's side of TLS, with a certificate that it signed itself."""
     subprocess.run(
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
@@ -347,7 +347,7 @@ def test_an_upstream_whose_tls_fails_is_told_nothing_and_loses_nothing(stage: St
         exchange.say(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
         return False
 
-    context = _certificate(stage.folder)
+    context = certificate(stage.folder)
     stage.fault(
         {"self-signed": self_signed, "plain": plain, "silent": hello_and_silence, "cut": reset_at_once}[fault]
     )
@@ -372,7 +372,7 @@ def hello_and_silence(exchange: Exchange) -> bool:
 
 
 def test_plain_http_to_a_port_that_speaks_tls_loses_nothing(stage: Stage) -> None:
-    context = _certificate(stage.folder)
+    context = certificate(stage.folder)
 
     @eagerly
     def speaks_tls(exchange: Exchange) -> bool:

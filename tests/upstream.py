@@ -27,6 +27,7 @@ and what happens to them:
   The event is not counted, unless `counts` is true
 - `cut`: "before" (not counted, connection reset) or "after" (counted, then reset without an answer)
 - `delay`: seconds before the answer; `truncate`: true (counted, half of the body, then closed)
+- `capacity`: so many at once, for `delay` seconds each; further ones get 503
 - `drip`, `drip_headers`: seconds between bytes; `endless`: true (a body without an end)
 """
 

@@ -109,6 +109,8 @@ class Books:
         rule = next((rule for rule in self.rules if self._applies(rule, request)), None)
         if rule is None:
             return self._served(request)
+        if "capacity" in rule and not _has_room(rule):
+            return _json(503, {"error": "too many at once"})
         shape = {
             key: rule[key] for key in ("delay", "truncate", "drip", "drip_headers", "endless") if key in rule
         }
@@ -316,6 +318,18 @@ class Books:
             case "PUT", []:
                 meter |= body
         return _json(200, meter)
+
+
+def _has_room(rule: dict[str, Any]) -> bool:
+    """Whether fewer than its capacity are under way; if so, one more is."""
+    now = time.monotonic()
+    under_way = rule.setdefault("under_way", deque())
+    while under_way and under_way[0] <= now:
+        under_way.popleft()
+    if len(under_way) >= rule["capacity"]:
+        return False
+    under_way.append(now + rule["delay"])
+    return True
 
 
 def _json(status: int, value: Any) -> Reply:

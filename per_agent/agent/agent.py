@@ -23,7 +23,7 @@ from per_agent.event import (
     Event,
     MeterEvent,
     Receipt,
-    encode_activity,
+    encode_fields,
     event_from_record,
     new_activity,
     new_meter_event,
@@ -135,7 +135,7 @@ class Agent(Passthrough):
             and lanes
         ):  # the way of nearly all: there is nothing to be said against it, and no event to be made for that
             try:
-                encoded = encode_activity(billing_id, user_id, activity_type_id, now)
+                encoded = encode_fields(("a", None, billing_id, user_id, activity_type_id, now))
             except UnicodeEncodeError:
                 pass  # it is said below what is wrong
             else:

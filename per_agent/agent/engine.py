@@ -141,6 +141,7 @@ class Engine:
     def status(self) -> dict[str, Any]:
         """How the spool and each destination are doing, as JSON values."""
         retries, no_answer, parked = self.courier.retries, self.courier.no_answer, self.courier.parked()
+        concurrency = self.courier.concurrency
         on_arrival, books = self.courier.on_arrival, total(spool.books for spool in self.spools)
         return {
             "spool": {"id": self.spool.id, "trouble": self.spool.trouble},
@@ -149,6 +150,7 @@ class Engine:
                     **condition.as_dict(),
                     "retries": retries[name],
                     "no_answer": no_answer[name],
+                    "concurrency": concurrency[name],
                     "parked_for": parked[name],
                     **arrivals(books.get(name, Books()), counted=name in on_arrival),
                 }

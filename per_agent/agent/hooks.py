@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
+from per_agent import late
 from per_agent.log import Log
 
 _START_TIMEOUT: Final = 2.0  # seconds that the end of the program waits for threads to start
@@ -29,6 +30,7 @@ _registered: list[int] = []
 
 def watch(agent: _Agent) -> None:
     """Tell *agent* of forks (in the child) and of the end of the program, for as long as it lives."""
+    late.mind_forks()
     _agents.add(agent)
     if not _registered:  # once a process and its children, and not at import: importing starts nothing
         _registered.append(os.getpid())

@@ -41,6 +41,11 @@ def kind(words: str) -> str:
     return "other"
 
 
+def writable(words: str) -> str:
+    """*words* of a destination as they can be kept: without what has no UTF-8 form."""
+    return words.encode(errors="replace").decode()
+
+
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """How delivering to one destination goes, at one moment.
 
@@ -53,6 +58,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
             known to be. Of parked events: since when they are parked.
         counts_on_arrival: whether it counts events when they reach it; see `Destination`.
         idle_seconds: since an event was last delivered, or since the agent started.
+        concurrency: how many requests may be under way now; see `courier.limit`.
     """
 
     condition: Condition
@@ -62,6 +68,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     oldest: float | None
     counts_on_arrival: bool
     idle_seconds: float
+    concurrency: int
 
     @property
     def no_answer(self) -> int:
@@ -102,7 +109,9 @@ class Attempts:
         """As `Delivery.no_answer`."""
         return self._retries["no_answer"]
 
-    def look(self, condition: Condition, oldest: float | None, *, counts_on_arrival: bool) -> Delivery:
+    def look(
+        self, condition: Condition, oldest: float | None, concurrency: int, *, counts_on_arrival: bool
+    ) -> Delivery:
         return Delivery(
             condition=condition,
             retries=dict(self._retries),
@@ -111,4 +120,5 @@ class Attempts:
             oldest=oldest,
             counts_on_arrival=counts_on_arrival,
             idle_seconds=max(0.0, self._clock() - self._delivered_at),
+            concurrency=concurrency,
         )

@@ -152,6 +152,11 @@ class Courier:
         """Of these, for each, the events that were sent and not answered: nobody knows whether they were taken."""
         return {route.name: route.attempts.no_answer for route in self._routes}
 
+    @property
+    def concurrency(self) -> dict[str, int]:
+        """How many requests may be under way to each destination now."""
+        return {route.name: route.limit.now for route in self._routes}
+
     def deliveries(self) -> dict[str, Delivery]:
         """How delivering to each destination goes. Waits for nothing."""
         return {route.name: route.delivery() for route in self._routes}

@@ -2,31 +2,32 @@
 
 Everything here runs in the courier's thread. Three rules decide:
 
-- Trouble of the destination (`Retry`, `Halt`) pauses the destination, once for all that met it. Its events
-  go back to their places in the queue.
-- An event's own trouble concerns that event. One that keeps failing while others go through waits by
-  itself, then on the disk, so poison events cost the others a moment and not their turn. A refusal in words
-  that nobody documented is tried again; it ends in the dead letters when others were delivered meanwhile,
-  and pauses the destination when none was: then it is not the event.
+- Trouble of the destination (`Retry`, `Halt`) pauses it, once for all that met it; events go back to their places.
+- An event's own trouble concerns that event. One that keeps failing while others go through waits by itself, then
+  on the disk, so that poison costs the others a moment and not their turn. A refusal in words that nobody
+  documented is tried again; it ends in the dead letters when others were delivered, else pauses the destination.
 - What a meter or a customer must heal is parked on the disk, off the queue, and probed.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import msgspec
 
 from per_agent.backoff import Backoff
 from per_agent.courier.arrivals import Arrivals
-from per_agent.courier.attempts import Attempts, Delivery
-from per_agent.courier.health import Health, Note, State
+from per_agent.courier.attempts import Attempts, Delivery, writable
+from per_agent.courier.health import Health, State
+from per_agent.courier.limit import Limit
 from per_agent.courier.parked import ParkedEvents
 from per_agent.courier.parking import TROUBLED, ParkingLot
 from per_agent.courier.queue import Queue
 from per_agent.courier.refusals import Offer, Refusals, Verdict
 from per_agent.courier.senders import Senders
+from per_agent.courier.telling import Telling
 from per_agent.courier.window import Item, Loaded, Window
 from per_agent.destinations import Delivered, Destination, Halt, Outcome, Parked, Refused, Retry
 from per_agent.event import decode
@@ -37,14 +38,10 @@ from per_agent.spool import Block, DeadLetter, Spool
 _OWN_TROUBLES: Final = 3  # failures of one event while others go through, until it is parked
 
 
-def _writable(words: str) -> str:
-    """*words* of a destination as they can be kept: without what has no UTF-8 form."""
-    return words.encode(errors="replace").decode()
-
-
 class _Sent(NamedTuple):
     offer: Offer
     epoch: int  # of the destination's health
+    round: int  # of the limit
 
 
 class Route:
@@ -71,7 +68,8 @@ class Route:
         self._wall = wall
         self._backoff = Backoff.of(settings)
         self.health = Health(self._backoff, destination.concurrency)
-        self.senders = Senders(destination)
+        self.limit = Limit(destination.concurrency, clock())
+        self.senders = Senders(destination, self.limit.now)
         self.attempts = Attempts(clock)
         self.idle = True
         """Whether nothing is in memory or in flight."""
@@ -79,10 +77,9 @@ class Route:
         self._queue = Queue()
         self._in_flight = 0
         self._successes = 0
-        self._told = 0  # of `no_answer`, what was last noted
-        self._teller = os.urandom(8).hex()
         self._refusals = Refusals()
         self._lot = ParkingLot(settings, clock, destination.concurrency)
+        self._telling = Telling(destination, self.health, self.attempts, self._windows)
         self._parked = ParkedEvents(destination, self._lot, self.senders, self._windows, later, wall)
         self._log = Log(destination=self.name)
         self._arrivals = Arrivals(self._log, clock) if destination.counts_on_arrival else None
@@ -91,14 +88,13 @@ class Route:
 
     def attach(self, spool: Spool) -> None:
         """Deliver what *spool* holds for this destination."""
-        self._windows.append(
-            Window(spool, self.name, self._settings.window_blocks, self._arrived, self._parked.know)
-        )
+        size = self._settings.window_blocks
+        self._windows.append(Window(spool, self.name, size, self._arrived, self._parked.know))
         spool.post_look(
             lambda store: store.parkings(self.name),
             lambda parkings: self._later(lambda: self._parked.know(parkings)),
         )
-        self._note(spool)
+        self._telling.note(spool)
 
     def detach(self, spool: Spool) -> None:
         """*spool* is drained and about to be closed."""
@@ -117,7 +113,7 @@ class Route:
                     loaded.dead(at, self._letter(loaded, at, "cannot be read by this version", str(error), 0))
                     continue
                 item = Item(loaded, at, event)
-                if not self._parked.park_known(item):
+                if not (self._lot and self._parked.park_known(item)):
                     items.append(item)
             self._queue.load(items)
             loaded.settle(self._later, hurried=False)
@@ -130,12 +126,13 @@ class Route:
         for window in self._windows:
             window.ask()
         due_in = self._queue.due_in(now)
-        while self._queue.ready and self._in_flight < self.health.allowed(now):
+        allowed = min(self.health.allowed(now), self.limit.now)
+        while self._queue.ready and self._in_flight < allowed:
             self._send_next()
+        self.limit.wanted |= self._queue.ready
         # Computed here, for others to look at: they must not walk through what this thread changes.
-        self.idle = not (
-            self._in_flight or not self._queue.empty or any(any(True for _ in w) for w in self._windows)
-        )
+        waiting = any(True for window in self._windows for _ in window)
+        self.idle = not (waiting or self._in_flight) and self._queue.empty
         waits = [
             due_in,
             self._parked.look() if self.health.open else None,
@@ -148,7 +145,7 @@ class Route:
         well, queue = self.health.open, self._queue
         items = queue.take(self.destination.batch) if well else [queue.take_to_find_out()]
         self._in_flight += 1
-        sent = _Sent(self._refusals.offered(), self.health.epoch)
+        sent = _Sent(self._refusals.offered(), self.health.epoch, self.limit.round)
         self.senders.send(
             [item.event for item in items],
             lambda outcomes, seconds: self._later(lambda: self._sent(items, outcomes, sent, seconds)),
@@ -160,47 +157,62 @@ class Route:
         self._refusals.answered(sent.offer, outcomes)
         answered_at = self._wall()
         again: list[Item] = []
+        answered = set(map(type, outcomes)) == {Delivered}
+        if answered:  # nearly always, and then in few steps
+            self._delivered(items, answered_at)
+        else:
+            answered = self._sort(items, outcomes, sent, answered_at, again)
+        if answered:
+            self.limit.answered(sent.round, seconds, self._clock())
+            self.senders.grow(self.limit.now)
+            if self.health.answered(sent.epoch, answered_at):
+                self._log.info("the destination is well again")
+                self._telling.tell()
+        self._telling.tell_if_due()
+        self._put_back(again)
+        # When nothing is left to send, the next blocks wait for these to be settled.
+        for loaded in dict.fromkeys(map(attrgetter("loaded"), items)):
+            loaded.settle(self._later, hurried=not self._queue.ready)
+
+    def _sort(
+        self, items: Sequence[Item], outcomes: Sequence[Outcome], sent: _Sent, at: float, again: list[Item]
+    ) -> bool:
+        """See what became of each; what is to be offered again goes to *again*. Whether one was answered."""
         answered = False
         for item, outcome in zip(items, outcomes, strict=True):
             item.attempts += 1
             match outcome:
                 case Delivered():
                     answered = True
-                    self._delivered(item, answered_at)
+                    self._delivered([item], at)
                 case Parked(key, reason):
                     answered = True
-                    self._parked.park(item, key, _writable(reason), self._queue)
+                    self._parked.park(item, key, writable(reason), self._queue)
                 case Refused(reason, certain):
                     answered = answered or certain
-                    if not self._refused(item, _writable(reason), sent, certain=certain):
+                    if not self._refused(item, writable(reason), sent, certain=certain):
                         self.attempts.failed("refused_uncertain")
                         self._delay(item)
                 case Retry(reason, after):
                     self.attempts.failed("retry", reason)
                     # One that keeps failing while others go through speaks for itself.
                     if item.own_troubles == 0:
-                        self._fail("retrying", _writable(reason), sent.epoch, after)
+                        self._fail("retrying", writable(reason), sent.epoch, after)
                     again.append(item)
                 case Halt(reason):
                     self.attempts.failed("halted")
-                    self._fail("halted", _writable(reason), sent.epoch)
+                    self._fail("halted", writable(reason), sent.epoch)
                     again.append(item)
-        well = answered and self.health.answered(sent.epoch, answered_at)
-        if well:
-            self._log.info("the destination is well again")
-        if well or self.attempts.no_answer != self._told:
-            self._tell()
-        self._put_back(again)
-        # When nothing is left to send, the next blocks wait for these to be settled.
-        for loaded in {item.loaded: None for item in items}:
-            loaded.settle(self._later, hurried=not self._queue.ready)
+        return answered
 
-    def _delivered(self, item: Item, at: float) -> None:
-        self._successes += 1
+    def _delivered(self, items: Sequence[Item], at: float) -> None:
+        self._successes += len(items)
         self.attempts.delivered()
-        item.loaded.delivered(item.at)
+        for loaded, some in groupby(items, attrgetter("loaded")):
+            loaded.delivered(*(item.at for item in some))
         if self._arrivals is not None:
-            self._arrivals.note(item, at)
+            for item in items:
+                self._arrivals.note(item, at)
 
     def _put_back(self, items: list[Item]) -> None:
         """Offer *items* again, each in its place: an outage must not put the oldest behind the others."""
@@ -251,9 +263,8 @@ class Route:
 
     def settle_all(self) -> None:
         """Hand everything that was decided to the spool: nothing more will come."""
-        for window in self._windows:
-            for loaded in window:
-                loaded.settle_rest(self._later)
+        for loaded in (loaded for window in self._windows for loaded in window):
+            loaded.settle_rest(self._later)
         if self._arrivals is not None:
             self._arrivals.tell()
 
@@ -280,9 +291,8 @@ class Route:
         """How it goes. For any thread."""
         known = (self._lot.oldest, *(window.oldest for window in tuple(self._windows)))
         oldest = min((moment for moment in known if moment is not None), default=None)
-        return self.attempts.look(
-            self.health.condition, oldest, counts_on_arrival=self.destination.counts_on_arrival
-        )
+        counts = self.destination.counts_on_arrival
+        return self.attempts.look(self.health.condition, oldest, self.limit.now, counts_on_arrival=counts)
 
     @property
     def parked(self) -> list[str]:
@@ -290,21 +300,10 @@ class Route:
         return list(self._lot)
 
     def _fail(self, state: State, reason: str, epoch: int, after: float | None = None) -> None:
+        if state == "retrying" and self.health.open and epoch == self.health.epoch:
+            # Once for all that met it; what a lone request meets is no matter of numbers.
+            self.limit.refused(self._clock())
         if self.health.failed(state, reason, epoch, self._clock(), self._wall(), after):
             say = self._log.error if state == "halted" else self._log.warning
             say("the destination is in trouble: its events are kept", state=state, reason=reason)
-            self._tell()
-
-    def _tell(self) -> None:
-        self._told = self.attempts.no_answer
-        for window in self._windows:
-            self._note(window.spool)
-
-    def _note(self, spool: Spool) -> None:
-        said = Note.of(
-            self.health.condition,
-            counts_on_arrival=self.destination.counts_on_arrival,
-            no_answer=self.attempts.no_answer,
-            teller=self._teller,
-        )
-        spool.post(lambda changes: changes.note(self.name, said))
+            self._telling.tell()

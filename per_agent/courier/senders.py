@@ -1,13 +1,15 @@
 """The threads that talk to one destination: as many as it may have requests in flight.
 
-Threads and a blocking client, rather than an event loop: at interpreter exit an event loop can no longer
-open connections by name, and a thread can no longer be started; these are all started with the courier.
+Threads and a blocking client, rather than an event loop: at interpreter exit an event loop can no longer open
+connections by name. A thread can no longer be started then, either: the first are started with the courier, and
+where more cannot be, these do.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from per_agent.destinations import Destination, Outcome, Retry
 from per_agent.event import Event
@@ -19,19 +21,29 @@ Task = Callable[[], None]
 class Senders:
     """Runs `send` and `probe` of one destination beside the courier's thread."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, first: int) -> None:
         self._destination = destination
+        self._first = first
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._log = Log(destination=destination.name)
-        self._threads = [
-            threading.Thread(target=self._run, name=f"per_agent sender {destination.name} {n}", daemon=True)
-            for n in range(destination.concurrency)
-        ]
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        for thread in self._threads:
-            if thread.ident is None:
-                thread.start()
+        """Start the first threads. Raises `RuntimeError` where one cannot be started; to be called again then."""
+        while len(self._threads) < self._first:
+            self._start_one()
+
+    def grow(self, count: int) -> None:
+        """Have *count* threads, or as many as there can be."""
+        with suppress(RuntimeError):
+            while len(self._threads) < count:
+                self._start_one()
+
+    def _start_one(self) -> None:
+        name = f"per_agent sender {self._destination.name} {len(self._threads)}"
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def send(self, events: Sequence[Event], then: Callable[[Sequence[Outcome], float], None]) -> None:
         """Offer *events*; *then* is called with their outcomes and the seconds it took, from one of the threads."""
@@ -64,15 +76,14 @@ class Senders:
 
     def stop(self) -> None:
         """Let the threads end when they have done what they are doing."""
-        for _ in self._threads:
-            self._tasks.put(None)
+        self._tasks.put(None)
 
     def join(self, seconds_left: Callable[[], float | None]) -> bool:
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(seconds_left())
+        for thread in self._threads:  # also those that are started meanwhile
+            thread.join(seconds_left())
         return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
             task()
+        self._tasks.put(None)  # for the next thread

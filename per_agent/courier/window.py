@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
+import msgspec
+
 from per_agent import failpoint
 from per_agent.event import Event
 from per_agent.spool import Block, BlockId, DeadLetter, Parking, Settlement, Spool
@@ -13,31 +15,27 @@ Rank: TypeAlias = tuple[float, BlockId]
 """What orders blocks of all spools: when they were made, in epoch seconds; in one spool always its own order."""
 
 
-class Item:
-    """One event on its way to one destination."""
+class Item(msgspec.Struct, gc=False, eq=False):
+    """One event on its way to one destination. (Out of the collector's way: nothing that it holds leads back to it.)
 
-    __slots__ = (
-        "at",
-        "attempts",
-        "event",
-        "loaded",
-        "own_troubles",
-        "refusals",
-        "refused_alone",
-        "refused_since",
-        "seen_successes",
-    )
+    Attributes:
+        at: its position in its block.
+        refusals: those that are not certain.
+        refused_alone: of these, those that speak against this event.
+        refused_since: what was offered after this one may speak against it.
+        own_troubles: failures of this event while others went through.
+        seen_successes: the route's successes when this event last failed; -1: it never did.
+    """
 
-    def __init__(self, loaded: "Loaded", at: int, event: Event) -> None:
-        self.loaded = loaded
-        self.at = at
-        self.event = event
-        self.attempts = 0
-        self.refusals = 0  # that are not certain
-        self.refused_alone = 0  # of these, those that speak against this event
-        self.refused_since = 0  # what was offered after this one may speak against it
-        self.own_troubles = 0  # failures of this event while others went through
-        self.seen_successes = -1  # the route's successes when this event last failed; -1: it never did
+    loaded: "Loaded"
+    at: int
+    event: Event
+    attempts: int = 0
+    refusals: int = 0
+    refused_alone: int = 0
+    refused_since: int = 0
+    own_troubles: int = 0
+    seen_successes: int = -1
 
 
 class Loaded:
@@ -54,7 +52,7 @@ class Loaded:
         self.window = window
         self.block = block
         self.rank = rank
-        self.left = sum(1 for _ in block.pending())  # events whose settlement is not committed
+        self.left = block.count - block.settled.bit_count()  # events whose settlement is not committed
         self.failed = 0  # events that failed at least once
         self._busy = False
         self._delivered: list[int] = []
@@ -63,8 +61,8 @@ class Loaded:
         self._dead: list[tuple[int, DeadLetter]] = []
         self._parked: dict[str, tuple[Parking, list[int]]] = {}
 
-    def delivered(self, at: int) -> None:
-        self._delivered.append(at)
+    def delivered(self, *several: int) -> None:
+        self._delivered += several
 
     def late(self, at: int) -> None:
         """Event *at*, which was delivered, arrived late."""

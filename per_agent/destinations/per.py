@@ -44,7 +44,7 @@ class Per:
         *,
         name: str = "per",
         timeout: float = 10.0,
-        concurrency: int = 8,
+        concurrency: int = 64,
     ) -> None:
         check_config(name, url, _secrets(activity_token, reporting_token), timeout, concurrency)
         self.name = name

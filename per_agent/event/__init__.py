@@ -7,12 +7,12 @@ from per_agent.event.kinds import (
     Activity,
     Event,
     MeterEvent,
+    check_length,
     decode,
     encode,
-    encode_activity,
+    encode_fields,
     identified,
     iso,
-    too_long,
 )
 from per_agent.event.receipt import Progress, Receipt, Ticket
 
@@ -27,13 +27,13 @@ __all__ = [
     "Progress",
     "Receipt",
     "Ticket",
+    "check_length",
     "decode",
     "encode",
-    "encode_activity",
+    "encode_fields",
     "event_from_record",
     "identified",
     "iso",
     "new_activity",
     "new_meter_event",
-    "too_long",
 ]

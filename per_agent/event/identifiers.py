@@ -14,7 +14,11 @@ from typing import Final
 STEP: Final = 8
 """Numbers are multiples of it: whoever keeps one has room for three bits of its own."""
 
-_NUMBERS: Final = 0xFFFFFFFF
+RUN: Final = STEP << 12
+"""Identifiers of one millisecond and of numbers up to the next multiple of this differ in their tails alone."""
+
+TAILS: Final = tuple(f"{number:03x}".encode() for number in range(1 << 12))
+"""How an identifier ends, by its number `// STEP % len(TAILS)`."""
 
 
 class Identifiers:
@@ -23,34 +27,36 @@ class Identifiers:
     Attributes:
         node: 10 hexadecimal digits.
         number: `() -> int`: the number of another event. Never the same again in this process.
-        of: `(number, at) -> str`: the identifier of that number at that time, in epoch seconds.
     """
 
-    __slots__ = ("node", "number", "of")
+    __slots__ = ("_rest", "_state", "node", "number")
 
     def __init__(self, node: str | None = None) -> None:
         self.node = os.urandom(5).hex() if node is None else node
         self.number: Callable[[], int] = itertools.count(STEP, STEP).__next__
-        self.of = _maker(self.node)
+        self._rest = f"-7{self.node[:3]}-8{self.node[3:6]}-{self.node[6:]}".encode()
+        # Of the last head: since and until when it is good, for which run, and itself. One tuple, taken and put as
+        # a whole, whatever threads and clocks do.
+        self._state = (0.0, 0.0, -1, b"")
 
     def new(self, now: float) -> str:
         """One for an event that is accepted *now*, in epoch seconds."""
         return self.of(self.number(), now)
 
+    def of(self, number: int, at: float) -> str:
+        """The identifier of that number at that time, in epoch seconds."""
+        since, until, run, head = self._state
+        if not (since <= at < until and number // RUN == run):
+            self._state = since, until, run, head = self.head(number, at)
+        return (head + TAILS[number // STEP % len(TAILS)]).decode()
 
-def _maker(node: str) -> Callable[[int, float], str]:
-    # What belongs together is in one tuple, taken and put as a whole, whatever threads and clocks do.
-    state = (0.0, 0.0, "")  # since and until when, and how identifiers of that millisecond begin
-    rest = f"-7{node[:3]}-8{node[3:6]}-{node[6:]}"
-
-    def of(number: int, at: float) -> str:
-        nonlocal state
-        since, until, head = state
-        if not since <= at < until:
-            stamp = int(at * 1000)
-            text = f"{stamp & 0xFFFFFFFFFFFF:012x}"
-            head = f"{text[:8]}-{text[8:]}{rest}"
-            state = (stamp / 1000, (stamp + 1) / 1000, head)
-        return f"{head}{number // STEP & _NUMBERS:08x}"
-
-    return of
+    def head(self, number: int, at: float) -> tuple[float, float, int, bytes]:
+        """How that identifier begins, as those do since and until when, in which run of numbers."""
+        stamp, run = int(at * 1000), number // RUN
+        time = b"%012x" % (stamp & 0xFFFFFFFFFFFF)
+        return (
+            stamp / 1000,
+            (stamp + 1) / 1000,
+            run,
+            time[:8] + b"-" + time[8:] + self._rest + b"%05x" % (run & 0xFFFFF),
+        )

@@ -1,7 +1,7 @@
 """`Activity` and `MeterEvent`: checked once at the border, trusted inside, encoded once to the bytes of their life."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from per_agent.errors import InvalidEvent
+from per_agent.event.identifiers import RUN, STEP, TAILS, Identifiers
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 """The longest encoded event: metadata is for labels, and a bounded event is what bounds the buffer."""
@@ -71,13 +72,20 @@ class MeterEvent(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False
 
 Event = Activity | MeterEvent
 
-_encode = msgspec.msgpack.Encoder().encode
-_unpack_float = struct.Struct(">d").unpack_from
+encode_fields: Final = msgspec.msgpack.Encoder().encode
+"""`(fields) -> bytes`: as `encode` does it, of an event's fields that are a tuple, the tag first. At any length.
 
-# As MessagePack writes it: an array of six, the tag, then the identifier; the time is the last.
+The identifier of an activity may be None; `identified` puts it in. Raises `UnicodeEncodeError` where text has no
+UTF-8 form.
+"""
+
+# As MessagePack writes an activity: an array of six, the tag, the identifier, and at last the time.
 _TO_ID: Final = b"\x96\xa1a\xd9\x24"
 _ID_AT: Final = 3
-_NIL: Final = 0xC0
+_ID_BYTES: Final = 37
+_NIL: Final = b"\xc0"
+_TAILS: Final = len(TAILS)
+_unpack_float = struct.Struct(">d").unpack_from
 
 _decode = msgspec.msgpack.Decoder(Event).decode
 _decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -89,36 +97,38 @@ def encode(event: Event) -> bytes:
     Raises `InvalidEvent` where text has no UTF-8 form or the event is longer than `MAX_EVENT_BYTES`.
     """
     try:
-        encoded = _encode(event)
+        encoded = encode_fields(event)
     except UnicodeEncodeError as error:
         raise InvalidEvent({"event": f"holds text that has no UTF-8 form ({error.reason})"}) from None
-    if len(encoded) > MAX_EVENT_BYTES:
-        raise too_long(encoded)
+    check_length(encoded)
     return encoded
 
 
-def too_long(encoded: bytes) -> InvalidEvent:
-    """What is raised for an event that is longer than `MAX_EVENT_BYTES`."""
-    return InvalidEvent({"event": f"is {len(encoded)} bytes long, at most {MAX_EVENT_BYTES} are taken"})
+def check_length(encoded: bytes) -> None:
+    """Raises `InvalidEvent` where the event is longer than `MAX_EVENT_BYTES`, its identifier included."""
+    length = len(encoded) + (_ID_BYTES if encoded[_ID_AT : _ID_AT + 1] == _NIL else 0)
+    if length > MAX_EVENT_BYTES:
+        raise InvalidEvent({"event": f"is {length} bytes long, at most {MAX_EVENT_BYTES} are taken"})
 
 
-def encode_activity(billing_id: str, user_id: str, activity_type_id: str, at: float) -> bytes:
-    """As `encode` does it with an `Activity` of these, but without an identifier, and at any length.
+def identified(events: Iterable[tuple[bytes, int]], identifiers: Identifiers) -> list[bytes]:
+    """Encoded events, each given with its number, with identifiers in them.
 
-    Raises `UnicodeEncodeError` where text has no UTF-8 form.
+    Where an activity has none, it gets that of its number and its time; nothing else is changed.
     """
-    return _encode(("a", None, billing_id, user_id, activity_type_id, at))
-
-
-def identified(encoded: bytes, number: int, identifier: Callable[[int, float], str]) -> bytes:
-    """*encoded* with an identifier in it: where there is none, that of *number* and of the activity's time.
-
-    Without changing anything else; *identifier* is `Identifiers.of`.
-    """
-    if encoded[_ID_AT] != _NIL:
-        return encoded
-    (at,) = _unpack_float(encoded, len(encoded) - 8)
-    return b"%b%b%b" % (_TO_ID, identifier(number, at).encode(), encoded[_ID_AT + 1 :])
+    since = until = 0.0
+    run, head = -1, b""
+    whole: list[bytes] = []
+    for encoded, number in events:
+        if encoded[_ID_AT : _ID_AT + 1] != _NIL:
+            whole.append(encoded)
+            continue
+        (at,) = _unpack_float(encoded, len(encoded) - 8)
+        if not (since <= at < until and number // RUN == run):
+            since, until, run, head = identifiers.head(number, at)
+            head = _TO_ID + head
+        whole.append(head + TAILS[number // STEP % _TAILS] + encoded[_ID_AT + 1 :])
+    return whole
 
 
 def decode(encoded: bytes) -> Event:

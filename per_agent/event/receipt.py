@@ -6,18 +6,20 @@ commit; a `Ticket`, shared by the receipts of one block and dropped with the las
 of its events.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from per_agent.errors import Refused
 from per_agent.event.identifiers import Identifiers
 from per_agent.event.kinds import decode, identified
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Progress:
@@ -57,6 +59,8 @@ class Progress:
 
     async def wait_async(self, reached: Callable[[], bool]) -> bool:
         """As `wait`, for a coroutine: the event loop goes on."""
+        import asyncio  # noqa: PLC0415  (heavy, and loaded already where a loop runs)
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         with self._changed:
@@ -92,7 +96,7 @@ class Progress:
         self._closed = True
 
     def _resolve(
-        self, reached: Callable[[], bool], loop: asyncio.AbstractEventLoop, future: "asyncio.Future[bool]"
+        self, reached: Callable[[], bool], loop: "asyncio.AbstractEventLoop", future: "asyncio.Future[bool]"
     ) -> bool:
         result = reached()
         if not (result or self._closed or future.cancelled()):
@@ -117,9 +121,8 @@ class Ticket:
         self._delivered = dict.fromkeys(lanes, 0)
         self._refused: dict[int, tuple[str, str]] = {}
 
-    def delivered(self, lane: str, positions: Sequence[int]) -> None:
-        for at in positions:
-            self._delivered[lane] |= 1 << at
+    def delivered(self, lane: str, mask: int) -> None:
+        self._delivered[lane] |= mask
 
     def refused(self, lane: str, at: int, words: str) -> None:
         self._refused[at] = (lane, words)
@@ -152,7 +155,8 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
     @property
     def id(self) -> str:
         """The event's identifier, the same on every attempt and for its whole life."""
-        return decode(self._identified()).id
+        (encoded,) = identified([(self._encoded, self._number)], self._identifiers)
+        return decode(encoded).id
 
     @property
     def is_stored(self) -> bool:
@@ -191,10 +195,6 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
 
     def __repr__(self) -> str:
         return f"Receipt(id={self.id!r}, is_stored={self.is_stored}, dropped={self.dropped})"
-
-    def _identified(self) -> bytes:
-        """The encoded event with its identifier."""
-        return identified(self._encoded, self._number, self._identifiers.of)
 
     def _is_stored(self) -> bool:
         return self._ticket is not None

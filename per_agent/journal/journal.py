@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from per_agent import failpoint, files
-from per_agent.event import Identifiers
+from per_agent.event import Identifiers, check_length
 from per_agent.journal import layout
 from per_agent.journal.file import FOLDER, SUFFIX, create
 from per_agent.journal.layout import (
@@ -33,9 +33,8 @@ from per_agent.journal.layout import (
 )
 
 _CHUNK: Final = 256 * SLOT  # bytes of slots that are put on the stack at once
-_LONGEST: Final = 512  # slots; the longest event takes 287
+_LONGEST: Final = 512  # slots; the longest event takes 395
 _TRIES: Final = 8  # names: somebody may take a new file for an abandoned one before it is locked
-
 Place = int | tuple[int, ...] | None
 """Where an event lies: the offset of its slot in the file, or those of its parts' slots, or nowhere."""
 
@@ -52,7 +51,7 @@ class Journal:
     Attributes:
         write: `(encoded, lanes, number) -> Place`: keep an encoded event that goes to *lanes* and has that number
             of `Identifiers`, whatever becomes of the process from then on. No system call, no lock. Raises
-            `JournalFull`.
+            `JournalFull`, and `InvalidEvent` where it is longer than `MAX_EVENT_BYTES`.
         id: its name, for ever its own.
         path: where it lies at present.
     """
@@ -124,6 +123,7 @@ class Journal:
 
     def _write_parts(self, encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:
         """Keep an event in as many slots as it takes. It is there when the last of them is."""
+        check_length(encoded)
         pieces = [encoded[at : at + PART_ROOM] for at in range(0, len(encoded), PART_ROOM)]
         route = self._routes[lanes]
         slots: list[int] = []

@@ -27,7 +27,7 @@ from per_agent.event import STEP
 FORMAT: Final = 2
 HEAD: Final = 16 * 1024
 """Bytes before the first slot."""
-SLOT: Final = 256
+SLOT: Final = 192
 """Bytes of a slot: an activity with long ids, or a meter event with some metadata, fits into one."""
 
 # Far from each other: no flipped bit or two make one of them another.
@@ -42,9 +42,9 @@ _ROUTE: Final = struct.Struct("<HI")  # length, checksum
 ROUTES: Final = STEP
 """Sets of lanes that one journal knows: an agent has one for each kind of event."""
 
-RECORD: Final = struct.Struct("<IQ243pB")
+RECORD: Final = struct.Struct("<IQ179pB")
 assert RECORD.size == SLOT
-ROOM: Final = 242
+ROOM: Final = 178
 """Bytes of an event that fit into one slot."""
 STAMP: Final = struct.Struct("<Q")
 STAMP_AT: Final = 4

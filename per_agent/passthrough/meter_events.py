@@ -1,12 +1,12 @@
 """`MeterEvents`: stored usage, looked at where it is stored: at Payment Kit or in the embedded ledger."""
 
-import asyncio
 from typing import Any, Protocol
 
 from per_agent.destinations.http import segment
 from per_agent.destinations.payment_kit import PaymentKit
 from per_agent.destinations.sidecar import Sidecar
 from per_agent.passthrough.answers import PaymentKitCalls, given
+from per_agent.passthrough.twin import in_thread
 
 
 class MeterEventSource(Protocol):
@@ -108,19 +108,19 @@ class MeterEvents:
         return self._source.pending_amount(**filters)
 
     async def create_async(self, **fields: Any) -> Any:
-        return await asyncio.to_thread(self.create, **fields)
+        return await in_thread(self.create, **fields)
 
     async def retrieve_async(self, id: str, **fields: Any) -> Any:
-        return await asyncio.to_thread(self.retrieve, id, **fields)
+        return await in_thread(self.retrieve, id, **fields)
 
     async def list_async(self, **filters: Any) -> Any:
-        return await asyncio.to_thread(self.list, **filters)
+        return await in_thread(self.list, **filters)
 
     async def stats_async(self, **filters: Any) -> Any:
-        return await asyncio.to_thread(self.stats, **filters)
+        return await in_thread(self.stats, **filters)
 
     async def pending_amount_async(self, **filters: Any) -> Any:
-        return await asyncio.to_thread(self.pending_amount, **filters)
+        return await in_thread(self.pending_amount, **filters)
 
 
 class PaymentKitMeterEvents:

@@ -1,6 +1,5 @@
 """`Meters`: what usage is counted against, managed at Payment Kit or in the embedded ledger."""
 
-import asyncio
 from typing import Any, Protocol
 
 from msgspec import UNSET, UnsetType
@@ -9,6 +8,7 @@ from per_agent.destinations.http import segment
 from per_agent.destinations.payment_kit import PaymentKit
 from per_agent.destinations.sidecar import Sidecar
 from per_agent.passthrough.answers import PaymentKitCalls, given
+from per_agent.passthrough.twin import in_thread
 
 
 class MeterSource(Protocol):
@@ -98,22 +98,22 @@ class Meters:
         return self._source.deactivate(id, **given(livemode=livemode))
 
     async def create_async(self, **fields: Any) -> Any:
-        return await asyncio.to_thread(self.create, **fields)
+        return await in_thread(self.create, **fields)
 
     async def retrieve_async(self, id: str, **fields: Any) -> Any:
-        return await asyncio.to_thread(self.retrieve, id, **fields)
+        return await in_thread(self.retrieve, id, **fields)
 
     async def update_async(self, id: str, **fields: Any) -> Any:
-        return await asyncio.to_thread(self.update, id, **fields)
+        return await in_thread(self.update, id, **fields)
 
     async def list_async(self, **filters: Any) -> Any:
-        return await asyncio.to_thread(self.list, **filters)
+        return await in_thread(self.list, **filters)
 
     async def activate_async(self, id: str, **fields: Any) -> Any:
-        return await asyncio.to_thread(self.activate, id, **fields)
+        return await in_thread(self.activate, id, **fields)
 
     async def deactivate_async(self, id: str, **fields: Any) -> Any:
-        return await asyncio.to_thread(self.deactivate, id, **fields)
+        return await in_thread(self.deactivate, id, **fields)
 
 
 class PaymentKitMeters:

@@ -1,6 +1,5 @@
 """`Reports`: unique users by activity type and billing ID, from Per or from the embedded ledger."""
 
-import asyncio
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ from per_agent.destinations.sidecar import Sidecar
 from per_agent.errors import ConfigError, Refused, Unauthorized, Unavailable
 from per_agent.event import iso
 from per_agent.passthrough.answers import value_of
+from per_agent.passthrough.twin import in_thread
 
 
 class ReportSource(Protocol):
@@ -40,7 +40,7 @@ class Reports:
         self, start: datetime | str | None = None, end: datetime | str | None = None
     ) -> Any:
         """`get_report` in a thread of the running loop's own executor."""
-        return await asyncio.to_thread(self.get_report, start, end)
+        return await in_thread(self.get_report, start, end)
 
 
 class PerReports:

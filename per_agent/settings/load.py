@@ -1,13 +1,12 @@
 """Loads the settings: the file over the environment, the environment over the defaults."""
 
-import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from per_agent import late
 from per_agent.errors import ConfigError
 from per_agent.settings.environment import (
     DESTINATION_VARIABLES,
@@ -58,6 +57,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
 def _tables(path: Path) -> tuple[dict[str, Any], bool]:
     """What the TOML file at *path* holds, and whether others can read it. Raises `ConfigError`."""
+    with late.here():
+        import tomllib  # noqa: PLC0415  (only for who has a file)
     try:
         with path.open("rb") as file:
             return tomllib.load(file), exposed(file.fileno())
@@ -92,6 +93,8 @@ def _plain(value: object) -> str:
 
 def example() -> str:
     """The text of `config.example.toml`: every key with its default and one line of why."""
+    with late.here():
+        from importlib.resources import files  # noqa: PLC0415  (only the command line asks for this)
     # The wheel carries a copy inside the package; in a checkout the one at the top is the only one.
     shipped = files("per_agent") / "config.example.toml"
     if shipped.is_file():

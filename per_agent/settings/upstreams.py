@@ -19,14 +19,15 @@ class PerSettings(Section, frozen=True, kw_only=True, tag_field="type", tag="per
         reporting_token: the token with the scope `reporting`; without it, `get_report` cannot ask.
         url: the base URL.
         timeout: seconds that one request may take.
-        concurrency: requests that may be under way at once: Per takes one event in each.
+        concurrency: the most requests that may be under way at once; fewer are where that is better. Per takes one
+            event in each.
     """
 
     activity_token: Secret
     reporting_token: Secret | None = None
     url: Url = "https://api.useper.com"
     timeout: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
-    concurrency: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=256)] = 64
 
 
 class PaymentKitSettings(Section, frozen=True, kw_only=True, tag_field="type", tag="payment_kit"):
@@ -37,7 +38,7 @@ class PaymentKitSettings(Section, frozen=True, kw_only=True, tag_field="type", t
         access_key: the access key.
         livemode: False for Payment Kit's test mode.
         timeout: seconds that one request may take.
-        concurrency: requests that may be under way at once: Payment Kit takes one event in each.
+        concurrency: the most requests that may be under way at once: Payment Kit takes one event in each.
     """
 
     url: Url
@@ -64,7 +65,7 @@ class SidecarDestinationSettings(Section, frozen=True, kw_only=True, tag_field="
         url: its Unix socket, such as `unix:/run/per-agent/agent.sock`, or `http://HOST:PORT`.
         token: its token, for TCP; on its socket nobody is asked for one.
         timeout: seconds that one request may take; the answer comes after the sidecar stored the events.
-        concurrency: requests that may be under way at once: each carries a whole batch.
+        concurrency: the most requests that may be under way at once: each carries a whole batch.
     """
 
     url: SidecarAddress = "unix:/run/per-agent/agent.sock"

@@ -168,6 +168,11 @@ def _conditions(deliveries: Mapping[str, Delivery]) -> Iterator[Metric]:
         "Since an event was last delivered, or since the start.",
         labels=("destination",),
     )
+    concurrency = GaugeMetricFamily(
+        "per_agent_destination_concurrency",
+        "How many requests may be under way: as many as help the destination, up to what is configured.",
+        labels=("destination",),
+    )
     for name, each in deliveries.items():
         condition = each.condition
         up.add_metric((name,), condition.state == "open")
@@ -175,7 +180,8 @@ def _conditions(deliveries: Mapping[str, Delivery]) -> Iterator[Metric]:
             state.add_metric((name, possible), condition.state == possible)
         failures.add_metric((name,), condition.failures)
         idle.add_metric((name,), each.idle_seconds)
-    yield from (up, state, failures, idle)
+        concurrency.add_metric((name,), each.concurrency)
+    yield from (up, state, failures, idle, concurrency)
 
 
 def _attempts(deliveries: Mapping[str, Delivery]) -> Iterator[Metric]:

@@ -20,8 +20,8 @@ from per_agent.spool.disk import FILE, has_no_tables
 from per_agent.spool.folder import held, spools
 from per_agent.spool.journaled import journaled
 from per_agent.spool.lanes import END, READ, Lane, books_of, lane_of, lanes_of, one, opened
-from per_agent.spool.store import KNOWN_LAYOUT, NEWER
-from per_agent.spool.transaction import LAYOUT, MISSING, UNREADABLE, stored_of
+from per_agent.spool.store import NEWER
+from per_agent.spool.transaction import KNOWN_LAYOUT, LAYOUT, MISSING, UNREADABLE, stored_of
 
 _DAMAGED: Final = "is damaged, and is set aside by the next agent that delivers what is in it"
 _READINGS: Final = 10  # at most, while spools come and go

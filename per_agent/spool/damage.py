@@ -1,8 +1,6 @@
 """What is damage of a spool, and not trouble of its disk that passes."""
 
-import shutil
 import sqlite3
-import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -10,8 +8,9 @@ from typing import Final
 import diskcache
 
 from per_agent.errors import SpoolCorrupt, SpoolError
-from per_agent.spool import wal
+from per_agent.spool import forks, wal
 from per_agent.spool.disk import FILE
+from per_agent.spool.lanes import one, opened
 from per_agent.spool.transaction import SEQ
 from per_agent.spool.witness import Witness
 
@@ -60,21 +59,16 @@ def before_opening(folder: Path, witness: Witness | None) -> str | None:
         return None
     found = wal.read(content).damage if content else None
     # A transaction that a death cut off may look so, too. It is damage only where SQLite would not read all that
-    # was ever noted as committed; which it is asked on a copy, since opening the original does away with the log.
-    if found is None or witness is None or _sequence(file, log) >= witness.seq:
+    # was ever noted as committed; which it is asked without the right to write: else it does away with the log.
+    if found is None or witness is None or _sequence(file) >= witness.seq:
         return None
     return found
 
 
-def _sequence(file: Path, log: Path) -> int:
-    """The last sequence number that SQLite reads from *file* and its *log*."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / FILE
-        shutil.copyfile(file, copy)
-        shutil.copyfile(log, copy.with_name(log.name))
-        try:
-            with closing(sqlite3.connect(copy)) as database:
-                row = database.execute("SELECT value FROM Cache WHERE key = ?", (SEQ,)).fetchone()
-        except sqlite3.DatabaseError:
-            return 0
-    return 0 if row is None or type(row[0]) is not bytes else int.from_bytes(row[0], "big")
+def _sequence(file: Path) -> int:
+    """The last sequence number that SQLite reads from *file* and its log."""
+    try:
+        with forks.section(), closing(opened(file)) as database:
+            return int.from_bytes(one(database, SEQ) or b"", "big")
+    except (sqlite3.DatabaseError, OSError):
+        return 0

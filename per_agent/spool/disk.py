@@ -4,22 +4,31 @@ Decision. diskcache is a cache: by its defaults it evicts the oldest rows, keeps
 it never fsyncs, pickles, and syncs at checkpoints only. Each of that loses events or runs planted code. The
 settings below turn all of it off, they are read back after opening, and the spool refuses to run where
 they differ. What is given up: values above 1 GB, and sharing the folder with other openers.
+
+Decision. What a transaction changes is gathered and written at its end, in a few statements for all of it.
+SQLite lets go of the interpreter's lock at each step of each statement, and to have it back beside a thread that
+computes takes 5 ms, however short the step was: with two statements for each block, as diskcache has them, that
+was where the time of storing went. Written is what diskcache would write, so its counts and its readers agree.
 """
 
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import diskcache
 
 from per_agent import failpoint, files
-from per_agent.errors import SpoolCorrupt, SpoolError
-from per_agent.spool import forks
+from per_agent.errors import SpoolError
+from per_agent.spool import forks, statements
 from per_agent.spool.ballast import size_on
+from per_agent.spool.raw import RawDisk, content, text
+
+T = TypeVar("T")
 
 _IN_ROW: Final = 2**40  # bytes; above SQLite's own row limit, so that no value ever becomes a file
 _SETTINGS: Final[dict[str, Any]] = {
@@ -45,7 +54,8 @@ _KNOWN: Final = (
 _BUSY_TIMEOUT: Final = 5.0  # seconds; a reader's checkpoint may hold the lock for a moment
 _PAGE: Final = 4096  # bytes; SQLite's default
 _CHECKPOINT_PAGES: Final = 1000  # of the log; SQLite's default
-_TO_CHECK: Final = 256 * 2**20  # bytes; a larger database is not read through when it is opened
+_TO_CHECK: Final = 32 * 2**20  # bytes; a larger database is not read through when it is opened: see `sweep`
+_AT_ONCE: Final = 64  # rows in one statement
 FILE: Final = "cache.db"
 
 
@@ -65,38 +75,6 @@ def has_no_tables(error: sqlite3.Error) -> bool:
     """
     code = getattr(error, "sqlite_errorcode", None)
     return "no such table" in str(error) or code == sqlite3.SQLITE_READONLY_ROLLBACK
-
-
-class RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
-    """Keys are text, values are bytes, both as they are. Nothing is ever pickled or unpickled."""
-
-    def put(self, key: object) -> tuple[str, bool]:
-        if type(key) is not str:
-            raise SpoolCorrupt(f"a key of the spool must be text, not {type(key).__name__}")
-        return key, True
-
-    def get(self, key: object, raw: object) -> str:
-        if raw != 1 or type(key) is not str:
-            raise SpoolCorrupt("the spool holds a key that per_agent did not write")
-        return key
-
-    def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, bytes]:
-        if read or type(value) is not bytes:
-            raise SpoolCorrupt(
-                f"a value of the spool must be bytes, not {type(value).__name__} (key {key!r})"
-            )
-        return len(value), diskcache.core.MODE_RAW, None, value
-
-    def fetch(self, mode: object, filename: object, value: object, read: object) -> bytes:
-        if mode != diskcache.core.MODE_RAW or filename is not None or read or type(value) is not bytes:
-            raise SpoolCorrupt("the spool holds a value that per_agent did not write")
-        return value
-
-    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:  # noqa: ARG002  (diskcache's)
-        raise SpoolCorrupt("the spool keeps no value files")
-
-    def remove(self, file_path: object) -> None:
-        """Nothing to remove: the spool keeps no value files."""
 
 
 class Disk:
@@ -121,9 +99,8 @@ class Disk:
         self._connection: sqlite3.Connection | None = None
         self.disconnect()
         self.connect()
-        self.get = self._cache.get
-        self.set = self._cache.set
-        self.delete = self._cache.delete
+        self._changes: dict[str, bytes | None] = {}  # that are not written yet; None: to be deleted
+        self._in_transaction = False
         self._inode = self.file.stat().st_ino
         forks.watch(self)
 
@@ -193,26 +170,61 @@ class Disk:
                 f"{self.file}: the database is not set up to be durable: {found}, wanted {wanted}"
             )
 
+    def get(self, key: str) -> bytes | None:
+        """The value under *key*. Raises `SpoolCorrupt` where it is not what per_agent writes."""
+        if key in self._changes:
+            return self._changes[key]
+        value: bytes | None = self._cache.get(key)
+        return value
+
+    def set(self, key: str, value: bytes) -> None:
+        """Put *value* under *key*, in the place of what may be there."""
+        self._changes[text(key)] = content(value)
+        if not self._in_transaction:
+            self._write()
+
+    def delete(self, key: str) -> None:
+        """Delete what is under *key*, if anything."""
+        self._changes[text(key)] = None
+        if not self._in_transaction:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what was gathered."""
+        changes, self._changes = self._changes, {}
+        puts = [(key, value) for key, value in changes.items() if value is not None]
+        for some in _in_portions(puts):
+            columns = [column for key, value in some for column in (key, len(value), value)]
+            self._sql(statements.put(len(some)), time.time(), *columns)
+        for gone in _in_portions([key for key, value in changes.items() if value is None]):
+            self._sql(statements.delete(len(gone)), *gone)
+
     def keys(self, low: str, high: str, limit: int) -> list[str]:
         """Up to *limit* keys strictly between *low* and *high*, in order."""
-        rows = self._sql(
-            "SELECT key FROM Cache WHERE key > ? AND key < ? AND raw = 1 ORDER BY key LIMIT ?",
-            low,
-            high,
-            limit,
-        )
-        return [key for (key,) in rows]
+        self._write()
+        return [key for (key,) in self._sql(statements.KEYS, low, high, limit)]
+
+    def rows(self, low: str, high: str, limit: int) -> list[tuple[str, bytes | None]]:
+        """As `keys`, with the values; None for one that per_agent did not write."""
+        self._write()
+        return [(key, value) for key, value in self._sql(statements.ROWS, low, high, limit)]
 
     def rename(self, key: str, new: str) -> None:
         """Give the entry under *key* another key, whatever it holds; one that was there goes."""
-        self._sql("UPDATE OR REPLACE Cache SET key = ? WHERE key = ? AND raw = 1", new, key)
+        self._write()
+        self._sql(statements.RENAME, new, key)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is done inside becomes durable together when the block ends, or nothing of it does."""
         try:
             with self._cache.transact():
-                yield
+                self._in_transaction = True
+                try:
+                    yield
+                    self._write()
+                finally:
+                    self._in_transaction, self._changes = False, {}
         except diskcache.Timeout:
             # diskcache turns every error of BEGIN into a Timeout without words: ask SQLite for its own.
             self._sql("BEGIN IMMEDIATE")
@@ -228,7 +240,7 @@ class Disk:
             raise
 
     def __contains__(self, key: str) -> bool:
-        return key in self._cache
+        return self._changes[key] is not None if key in self._changes else key in self._cache
 
     def bytes_used(self) -> int:
         """Bytes on the disk, write-ahead log included."""
@@ -243,10 +255,25 @@ class Disk:
 
     def damage(self) -> str | None:
         """What SQLite finds to be wrong, in words; None also where the database is too large to be read through."""
-        if self.bytes_used() > _TO_CHECK:
+        if self.is_large:
             return None
         ((said,),) = self._sql("PRAGMA integrity_check(1)")
         return None if said == "ok" else str(said)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether reading all of it through would hold up a start."""
+        return self.bytes_used() > _TO_CHECK
+
+    def last_row(self) -> int:
+        """The number of the last row."""
+        ((last,),) = self._sql("SELECT coalesce(max(rowid), 0) FROM Cache")
+        return int(last)
+
+    def unnamed(self, after: int, limit: int) -> tuple[int | None, int]:
+        """Of up to *limit* rows after the one numbered *after*: the last one's number, and how many no index names."""
+        ((last, named, count),) = self._sql(statements.NAMED, after, limit)
+        return last, count - named
 
     def shrink(self) -> int:
         """Move the write-ahead log into the database and cut it. Returns the bytes used then."""
@@ -260,3 +287,7 @@ class Disk:
             return self.file.stat().st_ino == self._inode
         except (FileNotFoundError, NotADirectoryError):
             return False
+
+
+def _in_portions(several: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (several[at : at + _AT_ONCE] for at in range(0, len(several), _AT_ONCE))

@@ -15,6 +15,7 @@ from per_agent.spool.folder import Claim
 from per_agent.spool.inflow import Inflow
 from per_agent.spool.recovery import Recovery
 from per_agent.spool.store import STORAGE_TROUBLE, Store
+from per_agent.spool.sweep import Sweep
 from per_agent.spool.trouble import Trouble
 from per_agent.spool.work import Work, nothing
 
@@ -25,10 +26,19 @@ class Home:
     """Where a spooler keeps its events. For its thread; the attributes are for any to look at.
 
     *claim* gives a folder, other than those named: which could not be opened. *settled*: there is no other
-    to go to when this one cannot be opened or is gone.
+    to go to when this one cannot be opened or is gone. *later* has a work done, but for when the spooler ends.
     """
 
-    def __init__(self, claim: Callable[[frozenset[str]], Claim], disk: Trouble, *, settled: bool) -> None:
+    def __init__(
+        self,
+        claim: Callable[[frozenset[str]], Claim],
+        disk: Trouble,
+        later: Callable[[Work], None],
+        *,
+        settled: bool,
+    ) -> None:
+        self._later = later
+        self._unchecked: int | None = None
         self._claim = claim
         self._disk = disk
         self._settled = settled
@@ -76,8 +86,10 @@ class Home:
             else:
                 why = None if held.fresh else store.damage(seen)
                 if why is None:
+                    self._unchecked = None if held.fresh else store.unchecked()
                     return store
                 store.close()
+        self._unchecked = None
         report = salvage.replace(held.folder, why, witness.read(held))
         self._disk.damage = None
         Log().error("a damaged spool was set aside", spool=held.id, told=report.words, lost=report.lost)
@@ -114,7 +126,7 @@ class Home:
         return True
 
     def recoveries(self, inflow: Inflow) -> list[Work]:
-        """What is to be done for the journals of dead processes that lie in the folder."""
+        """What is to be done for the journals of dead processes that lie in the folder, and to look it through."""
         assert self.held is not None
         assert self.store is not None
         found = {path.stem: path for path in journal.files(self.held.folder)}
@@ -125,6 +137,8 @@ class Home:
         ]
         if self.store.journals - found.keys():
             works.append(Work(lambda changes: changes.forget_journals(found), nothing, nothing))
+        if self._unchecked is not None:
+            works.append(Sweep(self._unchecked, self._later).work)
         return works
 
     def recovery(self, path: Path, inflow: Inflow) -> Work:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from per_agent import failpoint
-from per_agent.event import Receipt
+from per_agent.event import Receipt, identified
 from per_agent.journal import Journal, Place, Stamps
 from per_agent.spool.block import Block
 from per_agent.spool.transaction import Transaction
@@ -129,7 +129,7 @@ class Inflow:
             routes.setdefault(receipt._lanes, []).append(receipt)  # noqa: SLF001  (the spooler's side of a receipt)
         now = self._clock()
         fresh: Fresh = [
-            (changes.append(lanes, [receipt._identified() for receipt in some], now), some)  # noqa: SLF001
+            (changes.append(lanes, _identified(some), now), some)
             for lanes, all_of_them in routes.items()
             for some in _batched(all_of_them, self.block_events)
         ]
@@ -143,7 +143,10 @@ class Inflow:
 
     def fitting(self, free: int) -> list[Receipt]:
         """The first of those that were taken: as many as *free* bytes have room for."""
-        sizes = (len(each._identified()) * len(each._lanes) for each in self.carried)  # noqa: SLF001
+        sizes = (
+            len(encoded) * len(each._lanes)  # noqa: SLF001
+            for encoded, each in zip(_identified(self.carried), self.carried, strict=True)
+        )
         return self.carried[: bisect_right(list(accumulate(sizes)), free)]
 
     def written(self, receipts: Sequence[Receipt]) -> None:
@@ -182,6 +185,13 @@ class Inflow:
         if self._source is None or not self._source.waiting():
             return None
         return max(self._taken_at, self._source.since)
+
+
+def _identified(receipts: Sequence[Receipt]) -> list[bytes]:
+    """Their events as they are stored."""
+    if not receipts:
+        return []
+    return identified(map(attrgetter("_encoded", "_number"), receipts), receipts[0]._identifiers)  # noqa: SLF001  (of one source)
 
 
 def _places(receipts: Iterable[Receipt]) -> Iterable[Place]:

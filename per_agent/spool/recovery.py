@@ -39,9 +39,9 @@ class Recovery:
         fresh = [event for event in left.events if not all(number in stored for number in event.numbers)]
         # When they were accepted the journal does not say; not later than this.
         made_at = self._path.stat().st_mtime if fresh else 0.0
-        identifier = left.identifiers.of
+        identifiers = left.identifiers
         for lanes, events in groupby(fresh, attrgetter("lanes")):
-            encoded = [identified(event.encoded, event.numbers[0] * STEP, identifier) for event in events]
+            encoded = identified(((event.encoded, event.numbers[0] * STEP) for event in events), identifiers)
             for at in range(0, len(encoded), self._block_events):
                 changes.append(lanes, encoded[at : at + self._block_events], made_at)
         lost = self._lost(left, stored)

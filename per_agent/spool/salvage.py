@@ -30,7 +30,7 @@ from per_agent.spool.block import BlockId
 from per_agent.spool.disk import FILE, Disk
 from per_agent.spool.pages import Image, Row
 from per_agent.spool.rows import fits
-from per_agent.spool.transaction import END, LAYOUT, SEQ
+from per_agent.spool.transaction import END, KNOWN_LAYOUT, LAYOUT, SEQ
 from per_agent.spool.witness import Witness
 
 DAMAGED: Final = ".damaged"  # a folder's ending when damaged files were set aside in it
@@ -183,7 +183,7 @@ def _balance(disk: Disk, witness: Witness | None) -> tuple[dict[str, int], dict[
             seq += 1
             pending[lane], lost[lane] = _balance_lane(disk, lane, known.get(lane), BlockId(seq))
         disk.set(SEQ, (seq + 1).to_bytes(8, "big"))
-        disk.set(LAYOUT, b"\x01")
+        disk.set(LAYOUT, KNOWN_LAYOUT)
     failpoint.reach("salvage balanced")
     return pending, lost
 

@@ -61,7 +61,7 @@ class Spooler:
         self.linger = intake.linger
         self.inflow = Inflow(source, intake.block_events, clock)
         self.room = Room(settings.max_bytes, source)
-        self.home = Home(claim, self.disk, settled=source is None)
+        self.home = Home(claim, self.disk, self._later, settled=source is None)
         self.tickets = Tickets()
         self.inbox: queue.SimpleQueue[Work | Head | Sign | None] = queue.SimpleQueue()
         self.woken = False  # whether a wake lies in the inbox, so that another would add nothing
@@ -76,6 +76,10 @@ class Spooler:
     def trouble(self) -> str | None:
         """What keeps the spool from committing, or None."""
         return self.disk.words or self.room.trouble
+
+    def _later(self, work: Work) -> None:
+        if not self.stop.is_set():
+            self.inbox.put(work)
 
     def run(self) -> None:
         """Open the spool, and commit until it is stopped and all is stored."""
@@ -277,8 +281,6 @@ class Spooler:
                 work.tell(result, self.home.log)
         self._tell_all()
         self._readers.feed([], store, stirred=True)
-
-    # State
 
     def bug(self, error: BaseException) -> None:
         """A change that nobody waits for could not be made."""

@@ -6,7 +6,8 @@ commit: a transaction that raises has changed nothing, on the disk or here.
 
 Keys::
 
-    m/layout                 by which version of this list it was written, one byte; without it, the first
+    m/layout                 by which version of this list it was written, one byte; without it, the first.
+                             In the second, blocks may be compressed
     m/seq                    the last sequence number given out; never reused, so a block id is for ever
     a/<spool>                the books of that abandoned spool are in ours now
     j/<journal>              which numbers of that journal are stored here
@@ -44,6 +45,7 @@ from per_agent.spool.known import Known
 from per_agent.spool.records import Parking
 from per_agent.spool.transaction import (
     END,
+    KNOWN_LAYOUT,
     LAYOUT,
     SEQ,
     UNREADABLE,
@@ -57,7 +59,6 @@ _books_of = msgspec.msgpack.Decoder(Books).decode
 _parking_of = msgspec.msgpack.Decoder(Parking).decode
 
 
-KNOWN_LAYOUT: Final = b"\x01"
 NEWER: Final = "it was written by a newer version of per_agent, and is left alone"
 STORAGE_TROUBLE: Final = (sqlite3.Error, diskcache.Timeout, OSError, SpoolError)
 """What the disk may answer: nothing has changed, and trying again may help."""
@@ -99,7 +100,7 @@ class Store:
             {lane: self._read_damaged(lane) for lane in lanes},
             unreadable=bool(self._disk.keys(UNREADABLE, f"{UNREADABLE}{END}", 1)),
         )
-        self.known.laid_out = layout is not None
+        self.known.laid_out = layout == KNOWN_LAYOUT
         self.marks = frozenset(key[2:] for key in self._disk.keys("a/", f"a/{END}", -1))
         self.journals = frozenset(key[2:] for key in self._disk.keys("j/", f"j/{END}", -1))
 
@@ -160,6 +161,12 @@ class Store:
                     return str(error)
                 raise
 
+    def unchecked(self) -> int | None:
+        """The number of the last row, where there were too many to look them all through; else None."""
+        with forks.section():
+            self._disk.connect()
+            return self._disk.last_row() if self._disk.is_large else None
+
     def _behind(self, witness: Witness | None) -> str | None:
         if witness is None or (self.seq >= witness.seq and not self._fresh):
             return None
@@ -199,17 +206,22 @@ class Store:
             return self._head(lane, after, limit)
 
     def _head(self, lane: str, after: BlockId | None, limit: int) -> tuple[list[Block], list[BlockId | str]]:
-        low = f"l/{lane}/b/{'' if after is None else after}"
+        kept, marked, low = f"l/{lane}/b/", f"l/{lane}/d/", "" if after is None else str(after)
+        found = self._disk.rows(kept + low, kept + END, limit)
+        if not found:
+            return [], []
+        last = found[-1][0].removeprefix(kept)
+        masks = dict(self._disk.rows(marked + low, f"{marked}{last} ", -1))
         sound: list[Block] = []
         damaged: list[BlockId | str] = []
-        for key in self._disk.keys(low, f"l/{lane}/b/{END}", limit):
-            name: BlockId | str = key.removeprefix(f"l/{lane}/b/")
+        for key, packed in found:
+            name: BlockId | str = key.removeprefix(kept)
+            mask = masks.get(f"{marked}{name}", b"")
             try:
-                name = block_id = BlockId.parse(key.removeprefix(f"l/{lane}/b/"))
-                events, made_at = blocks.unpack(self._disk.get(key) or b"")
-                settled = blocks.mask_of(self._disk.get(f"l/{lane}/d/{block_id}") or b"")
-                sound.append(Block(lane, block_id, events, made_at, settled))
-            except (SpoolCorrupt, msgspec.DecodeError, ValueError):
+                name = block_id = BlockId.parse(key.removeprefix(kept))
+                events, made_at = blocks.unpack(packed or b"")
+                sound.append(Block(lane, block_id, events, made_at, blocks.mask_of(_sound(mask))))
+            except (SpoolCorrupt, ValueError):
                 damaged.append(name)
         return sound, damaged
 
@@ -234,7 +246,13 @@ class Store:
 
     def _parking(self, key: str, prefix: str) -> Parking:
         try:
-            return _parking_of(self._disk.get(key))
+            return _parking_of(self._disk.get(key) or b"")
         except (SpoolCorrupt, msgspec.MsgspecError):
             # What the events wait for stands in the key: they must not wait for ever because of damaged words.
             return Parking(unquote(key[len(prefix) :]), "the reason cannot be read", time.time())
+
+
+def _sound(mask: bytes | None) -> bytes:
+    if mask is None:
+        raise SpoolCorrupt("a mask is not bytes that per_agent wrote")
+    return mask

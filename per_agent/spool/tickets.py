@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
 from per_agent.event import Receipt, Ticket
-from per_agent.spool.block import Block
+from per_agent.spool.block import Block, mask_at
 from per_agent.spool.records import Settlement
 
 
@@ -33,8 +33,10 @@ class Tickets:
             # that was recorded twice, to the byte, has several places there.
             for at, event in enumerate(ticket.events):
                 places.setdefault(event, []).append(at)
-        for at in what.delivered:
-            ticket.delivered(block.lane, places.get(block.events[at], (at,)))
+        taken: Sequence[int] = what.delivered
+        if places:
+            taken = [place for at in taken for place in places.get(block.events[at], (at,))]
+        ticket.delivered(block.lane, mask_at(taken))
         for at, letter in what.dead:
             for place in places.get(block.events[at], (at,)):
                 ticket.refused(block.lane, place, letter.words)

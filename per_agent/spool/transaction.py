@@ -23,6 +23,7 @@ END: Final = "\x7f"
 """Sorts after every character of a key."""
 SEQ: Final = "m/seq"
 LAYOUT: Final = "m/layout"
+KNOWN_LAYOUT: Final = b"\x02"
 UNREADABLE: Final = "u/"
 MISSING: Final = "missing"
 _UNPARK_BLOCKS: Final = 64  # blocks moved in one transaction, so that the commit stays short
@@ -98,14 +99,9 @@ class Transaction:
         if key not in self._disk:
             return  # of a database that was deleted under way: what it counted is gone with it
         before = self._settled.get((block.lane, block.id), (block, block.settled))[1]
-        after = before
-        delivered = 0
-        for at in what.delivered:
-            if not after >> at & 1:
-                after |= 1 << at
-                delivered += 1
-        taken = after & ~before  # what was counted as delivered before is not late once more
-        late, crossed = (sum(taken >> at & 1 for at in some) for some in (what.late, what.crossed))
+        taken = blocks.mask_at(what.delivered) & ~before  # what was counted as delivered before is so no more
+        after = before | taken
+        late, crossed = ((taken & blocks.mask_at(some)).bit_count() for some in (what.late, what.crossed))
         dead = 0
         for at, letter in what.dead:
             if not after >> at & 1:
@@ -123,9 +119,9 @@ class Transaction:
         self._settled[block.lane, block.id] = (block, after)
         self._count(
             block.lane,
-            delivered=delivered,
+            delivered=taken.bit_count(),
             dead=dead,
-            pending=-delivered - dead,
+            pending=-taken.bit_count() - dead,
             late=late,
             crossed=crossed,
         )
@@ -152,7 +148,7 @@ class Transaction:
         for parked in found:
             self._moved = True
             try:
-                packed = self._disk.get(parked)
+                packed = self._disk.get(parked) or b""
             except SpoolCorrupt:
                 # Not bytes that per_agent wrote: as in `set_aside`.
                 self._disk.rename(parked, f"l/{lane}/q/{parked[len(prefix) :]}")
@@ -212,10 +208,14 @@ class Transaction:
 
     def purge(self, lane: str, numbers: Sequence[int]) -> int:
         """Delete dead letters for good. They stay counted as dead, and are counted as purged."""
-        purged = sum(1 for number in numbers if self._disk.delete(f"l/{lane}/x/{number:012x}"))
+        keys = [
+            key for number in dict.fromkeys(numbers) if (key := f"l/{lane}/x/{number:012x}") in self._disk
+        ]
+        for key in keys:
+            self._disk.delete(key)
         failpoint.reach("letters purged")
-        self._count(lane, purged=purged)
-        return purged
+        self._count(lane, purged=len(keys))
+        return len(keys)
 
     # Notes and inheritance
 
@@ -235,6 +235,10 @@ class Transaction:
         self._disk.delete(f"a/{spool}")
 
     # Bookkeeping
+
+    def unnamed(self, after: int, limit: int) -> tuple[int | None, int]:
+        """As `Disk.unnamed`."""
+        return self._disk.unnamed(after, limit)
 
     @property
     def changed(self) -> bool:
@@ -259,7 +263,7 @@ class Transaction:
         if first or self._seq != self._known.seq:
             self._disk.set(SEQ, self._seq.to_bytes(8, "big"))
         if first:
-            self._disk.set(LAYOUT, b"\x01")
+            self._disk.set(LAYOUT, KNOWN_LAYOUT)
 
     def committed(self) -> None:
         self._known.laid_out = self._known.laid_out or bool(self._books)

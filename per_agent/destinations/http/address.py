@@ -1,12 +1,21 @@
 """Where an upstream is: its address and credentials checked, and ids made safe to stand in a path."""
 
 import math
+import re
 from collections.abc import Mapping
+from typing import Final
 from urllib.parse import quote
 
-import httpx
-
+from per_agent import late
 from per_agent.errors import ConfigError
+
+# Nothing is wrong with an address like this one; of others httpx is asked, which is heavy to load.
+_OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_LABEL: Final = "(?!xn--)[a-z](?:[a-z0-9-]{0,50}[a-z0-9])?"
+_PLAIN: Final = re.compile(
+    rf"https?://(?:{_OCTET}(?:\.{_OCTET}){{3}}|{_LABEL}(?:\.{_LABEL}){{0,4}})"
+    r"(?::[0-9]{1,5})?(?:/[A-Za-z0-9_-]{1,50}){0,10}/?"
+)
 
 
 def segment(text: str) -> str:
@@ -37,6 +46,10 @@ def check_config(
 
 
 def _url_problems(url: object) -> list[str]:
+    if isinstance(url, str) and _PLAIN.fullmatch(url):
+        return []
+    with late.here():
+        import httpx  # noqa: PLC0415  (as above)
     try:
         parsed = httpx.URL(url)  # type: ignore[arg-type]  # unchecked input: that is what it checks
         parsed.host.encode("idna")  # a label that is too long would surface in the resolver, as no OSError

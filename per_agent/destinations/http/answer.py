@@ -13,19 +13,25 @@ REPORT_LIMIT: Final = 64 * 1024 * 1024
 _TITLE: Final = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 
 
+class Unanswered(Exception):
+    """There is no answer, in words that begin with whether the request may have been received."""
+
+
+class NotAsked(Exception):
+    """The request cannot be made."""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What an upstream answered.
 
     Attributes:
         status: the HTTP status.
-        headers: by lower-case name.
         body: at most the bytes that were asked for.
         retry_after: seconds that the upstream asks to wait, or None.
         overrun: the answer was longer than *body*: never a success.
     """
 
     status: int
-    headers: dict[str, str]
     body: bytes
     retry_after: float | None = None
     overrun: bool = False

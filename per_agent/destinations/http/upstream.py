@@ -11,34 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
-import httpx
 import msgspec
 
-from per_agent import failpoint
-from per_agent.backoff import retry_after
-from per_agent.destinations.http.answer import SEND_LIMIT, Answer
-from per_agent.destinations.http.deadline import DeadlineTransport, heard, within
+from per_agent import late
+from per_agent.destinations.http.answer import SEND_LIMIT, Answer, NotAsked, Unanswered
 from per_agent.errors import Refused, Unavailable
 from per_agent.settings.secret import forms
-from per_agent.version import version
 
-# Node's HTTP server closes an idle connection after 5 s, nginx after 60 s or more. A request on a connection
-# that is just being closed fails in a way that leaves open whether it was received.
-_KEEPALIVE: Final = 4.0
+if TYPE_CHECKING:
+    from per_agent.destinations.http.client import Client
+
 _MAX_WORDS: Final = 200
-
-# What cannot have reached the upstream. All other failures may have happened after it took the request.
-_NOT_SENT: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.LocalProtocolError,
-    httpx.UnsupportedProtocol,
-)
 
 
 class _Access(msgspec.Struct, frozen=True):
@@ -55,7 +41,7 @@ class _Pool:
     An exchange is not cut: an answer that is lost leaves an event of which nobody knows whether it counted.
     """
 
-    def __init__(self, client: httpx.Client, access: _Access) -> None:
+    def __init__(self, client: "Client", access: _Access) -> None:
         self.client = client
         self.access = access
         self._lock = threading.Lock()
@@ -149,38 +135,14 @@ class Upstream:
         Raises `Unavailable` where there is no answer, its words saying whether the request may have been
         received, and `Refused` where the address is too long to be asked.
         """
-        url = self.url + path
-        if query:
-            url += "?" + urlencode(query, quote_via=quote, safe="")
-        sent = {} if body is None else {"content-type": "application/json"}
-        sent |= headers or {}
-        with self._lease() as pool, within(pool.access.total):
+        target = path + "?" + urlencode(query, quote_via=quote, safe="") if query else path
+        with self._lease() as pool:
             try:
-                with pool.client.stream(method, url, headers=sent, content=body) as response:
-                    failpoint.reach("request sent")  # and received, since an answer has begun
-                    answer = self._read(response, limit)
-                    failpoint.reach("answer read")
-                    return answer
-            except httpx.RequestError as error:
-                raise Unavailable(self.name, f"{method} {path}", clip(self.hide(_why(error)))) from error
-            except httpx.InvalidURL as error:
-                # What is left to be invalid is the length: httpx takes 64 KiB, and servers less.
-                raise Refused(self.name, f"{method} {path}", f"not sent: {error}") from error
-
-    def _read(self, response: httpx.Response, limit: int) -> Answer:
-        body = bytearray()
-        for chunk in response.iter_raw():
-            body += chunk
-            if len(body) > limit:
-                break
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(
-            response.status_code,
-            headers,
-            bytes(body[:limit]),
-            retry_after(headers.get("retry-after"), self._clock()),
-            overrun=len(body) > limit,
-        )
+                return pool.client.ask(method, target, headers or {}, body, limit=limit)
+            except Unanswered as error:
+                raise Unavailable(self.name, f"{method} {path}", clip(self.hide(str(error)))) from error
+            except NotAsked as error:
+                raise Refused(self.name, f"{method} {path}", str(error)) from error
 
     def words(self, answer: Answer) -> str:
         """What *answer* says, for a person: short, in one line, without the credential."""
@@ -202,6 +164,21 @@ class Upstream:
         if pool is not None:
             pool.retire()
 
+    def _connect(self, access: _Access) -> "Client":
+        with late.here():
+            from per_agent.destinations.http.client import Client  # noqa: PLC0415  (it loads httpx)
+
+            return Client(  # httpx loads more for the first one
+                self.url,
+                access.token,
+                timeout=access.timeout,
+                total=access.total,
+                # Two more than senders, for probes: who finds no free connection fails without having asked.
+                connections=self._concurrency + 2,
+                socket_path=self._socket_path,
+                clock=self._clock,
+            )
+
     @contextmanager
     def _lease(self) -> Iterator[_Pool]:
         while True:
@@ -222,50 +199,10 @@ class Upstream:
         finally:
             pool.leave()
 
-    def _connect(self, access: _Access) -> httpx.Client:
-        headers = {
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            "user-agent": f"per-agent/{version()}",
-        }
-        if access.token is not None:
-            headers["authorization"] = f"Bearer {access.token}"
-        limits = httpx.Limits(
-            # Two more than senders, for probes: who finds no free connection fails without having asked.
-            max_connections=self._concurrency + 2,
-            max_keepalive_connections=self._concurrency + 2,
-            keepalive_expiry=_KEEPALIVE,
-        )
-        return httpx.Client(
-            headers=headers,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(access.timeout),
-            follow_redirects=False,
-            trust_env=False,
-            transport=DeadlineTransport(limits, self._socket_path),
-            event_hooks={"response": [_answers]},
-        )
-
-
-def _answers(response: httpx.Response) -> None:
-    """Let *response* pass as the answer to what was asked, and as nothing else. Raises where it is another's.
-
-    Without `Location`: httpx works out where a redirect leads even where it is not followed, and raises what it
-    likes at one that leads nowhere, as if the address that was asked were wrong.
-    """
-    if not heard():
-        raise httpx.RemoteProtocolError("what came was sent before the request: it answers another")
-    response.headers.pop("location", None)
-
 
 def _blotted(token: str | None) -> frozenset[str]:
     """The texts to be hidden when *token* is used."""
     return frozenset() if token is None else forms(token)
-
-
-def _why(error: httpx.RequestError) -> str:
-    sent = "not sent" if isinstance(error, _NOT_SENT) else "sent, no answer"
-    return f"{sent}: {type(error).__name__}: {' '.join(str(error).split()) or 'no more is known'}"
 
 
 def clip(text: str) -> str:
