@@ -35,8 +35,8 @@ _NAMES: Final = {field: f"payload.{field}" for field in _PAYLOAD}
 
 def take(service: Service, asked: Asked, query: bytes, content: bytes) -> Taken:  # noqa: ARG001  (as other forms')
     """Take one meter event in. Raises `Problem`."""
-    chosen = parameters(query)
-    livemode, stored = switch("livemode", chosen), wants_stored(chosen.get("wait"), service)
+    livemode, wait = _chosen(query)
+    stored = wants_stored(wait, service)
     if livemode is None:
         livemode = service.agent.livemode
     now = time.time()
@@ -45,6 +45,12 @@ def take(service: Service, asked: Asked, query: bytes, content: bytes) -> Taken:
     receipt = _once(service, event)
     waiting = NOTHING if receipt is None or not stored else [receipt]
     return Answer(200, as_json(_Answered.of(event, _iso(int(now * 1000))))), waiting
+
+
+@lru_cache(maxsize=64)  # a client says the same each time
+def _chosen(query: bytes) -> tuple[bool | None, str | None]:
+    chosen = parameters(query)
+    return switch("livemode", chosen), chosen.get("wait")
 
 
 def _once(service: Service, event: MeterEvent) -> Receipt | None:

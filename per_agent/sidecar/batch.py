@@ -1,0 +1,132 @@
+"""`Batch`: the events of one request of our own form, and what became of each."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from per_agent.errors import AgentClosed, InvalidEvent
+from per_agent.event import Event, Receipt, event_from_record
+from per_agent.sidecar.answers import FULL
+from per_agent.sidecar.problems import Problem
+from per_agent.sidecar.service import Service
+
+_SLICE: Final = 0.002  # seconds between two looks at other requests; one event may take as long as 250 others
+_LOOK: Final = 32  # plain records, which are quick, between two looks at the clock
+_FIELDS: Final = 64  # of one event; what is said of each unknown one is longer than `"a":1,`
+
+
+class Unreadable(NamedTuple):
+    """A line that is no JSON, and why."""
+
+    words: str
+
+
+class Part(NamedTuple):
+    """Some records of a request, in their order.
+
+    Attributes:
+        records: JSON values, or `Unreadable`s; or, where *plain*, records that were read straight.
+        lines: the numbers of the lines on which they stand, if they are on lines of their own.
+    """
+
+    records: Sequence[Any]
+    plain: bool = False
+    lines: Sequence[int] | None = None
+
+
+class Batch:
+    """Accepts what *parts* hold; they are read when it comes to them, so that none holds up others for long.
+
+    Attributes:
+        waiting: the receipts of its events that are to be stored.
+        rejected: what is wrong with the others.
+    """
+
+    def __init__(self, service: Service, parts: Iterator[Part]) -> None:
+        self._service = service
+        self._parts = parts
+        self._ids: list[str | None] = []
+        self.waiting: list[Receipt] = []
+        self.rejected: list[dict[str, Any]] = []
+        self.accepted = 0
+        self.repeats = 0  # of identifiers that were accepted before
+
+    async def accept(self) -> None:
+        """Hand the events over one by one. Raises `BufferFull`, `SpoolFull` or `AgentClosed` where it must end."""
+        until = time.perf_counter() + _SLICE
+        try:
+            for part in self._parts:
+                start, size, step = len(self._ids), len(part.records), _LOOK if part.plain else 1
+                self._ids += [None] * size
+                for first in range(0, size, step):
+                    self._accept(part, range(first, min(first + step, size)), start)
+                    if time.perf_counter() > until:
+                        await asyncio.sleep(0)
+                        until = time.perf_counter() + _SLICE
+        except (*FULL, AgentClosed):
+            self._ids += [None] * sum(len(part.records) for part in self._parts)
+            raise
+
+    def _accept(self, part: Part, places: range, start: int) -> None:
+        """Accept the records of *part* at *places*; the first of the part has the position *start* in the request."""
+        service, records = self._service, part.records
+        new_id, livemode, now = service.new_id, service.agent.livemode, time.time()
+        for place in places:
+            record = records[place]
+            try:
+                if part.plain:
+                    named = record.id
+                    event = record.event(named or new_id(now), now, livemode)
+                else:
+                    event, named = _event(record, new_id(now), now, livemode)
+                self._take(event, named)
+                self._ids[start + place] = event.id
+            except InvalidEvent as error:
+                where = {} if part.lines is None else {"line": part.lines[place]}
+                self.rejected.append({"position": start + place, **where, "errors": error.problems})
+
+    def _take(self, event: Event, named: str | None) -> None:
+        if named is not None:
+            recent = self._service.recent.of(type(event))
+            if named in recent:
+                self.repeats += 1
+                earlier = recent.receipt(named)
+                if earlier is not None:
+                    self.waiting.append(earlier)
+                return
+        receipt = self._service.agent.add_event(event)
+        self.accepted += 1
+        self.waiting.append(receipt)
+        if named is not None:
+            recent.add(named, receipt)
+
+    @property
+    def taken(self) -> int:
+        """How many events are in the agent's hands; those that were there before are."""
+        return self.accepted + self.repeats
+
+    def document(self) -> dict[str, Any]:
+        """What became of the events, as JSON."""
+        document: dict[str, Any] = {"accepted": self.taken, "ids": self._ids}
+        if self.rejected:
+            document["rejected"] = self.rejected
+        return document
+
+    def refusal(self, *, single: bool) -> Problem:
+        """What to answer when no event was good; *single*: the request was one event, and no list."""
+        if single:
+            return Problem(400, "the event is not valid", errors=self.rejected[0]["errors"])
+        words = "no event is valid" if self.rejected else "there is no event in the request"
+        return Problem(400, words, extra=self.document())
+
+
+def _event(content: Any, new_id: str, now: float, livemode: bool | None) -> tuple[Event, str | None]:
+    """The event that *content* describes, and its identifier where it brought one. Raises `InvalidEvent`."""
+    if isinstance(content, Unreadable):
+        raise InvalidEvent({"event": content.words})
+    if isinstance(content, dict) and len(content) > _FIELDS:
+        raise InvalidEvent({"event": f"has {len(content)} fields, at most {_FIELDS} are taken"})
+    event = event_from_record(content, id=new_id, now=now, livemode=livemode)
+    brought = content.get("id") is not None or content.get("identifier") is not None
+    return event, event.id if brought else None
