@@ -413,7 +413,7 @@ def test_a_connection_that_ended_or_spoke_while_nobody_asked_is_not_used_again(u
         proxy.fault = answered_and_left
         assert up.ask("GET", ADD, IDS).status == 200
         with up._lease() as pool:
-            (idle,) = pool.transport._idle
+            (idle,) = pool.client._transport._idle
         left.set()
         until(lambda: idle.spoken)
         assert up.ask("GET", ADD, IDS).status == 200
