@@ -16,16 +16,6 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who may take the longest begins first, so that no worker is left alone with it at the end."""
-
-    def patience(item: pytest.Item) -> float:
-        mark = item.get_closest_marker("timeout")
-        return 0 if mark is None else float(mark.args[0])
-
-    items.sort(key=patience, reverse=True)
-
-
 @pytest.fixture(scope="session")
 def _upstream_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpstreamServer]:
     with UpstreamServer(tmp_path_factory.mktemp("upstream")) as server:

@@ -9,6 +9,7 @@ As a program it is the one that they are forked from. On its stdin, a Unix socke
 
 import atexit
 import contextlib
+import gc
 import io
 import json
 import os
@@ -115,6 +116,7 @@ def main(counted: bool) -> None:
         app.build()(["books", "--help"], standalone_mode=False)
     if ending is not None:
         ending()
+    gc.freeze()  # what is imported is garbage in no child: to look for it at its end is most of what a short one takes
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
     with socket.socket(fileno=os.dup(0)) as asking:
         while True:

@@ -8,6 +8,7 @@ was refused. A name is `PREFIX:KIND:N`: the kind `seat` is an activity of that u
 """
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -219,6 +220,7 @@ LIVES = (plain, heir, upstream, full, robbed, requeue, purge, token, abandoned, 
 
 
 def main() -> None:
+    gc.freeze()  # what is imported is garbage in no life
     for line in sys.stdin.buffer:
         asked = json.loads(line)
         child = os.fork()

@@ -289,6 +289,7 @@ TestADataFolderAgainstAModel.settings = settings(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 class TestADataFolderAgainstAModelForLong(DataFolderMachine.TestCase):
     settings = settings(
         max_examples=100,

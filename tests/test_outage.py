@@ -25,6 +25,7 @@ def _balanced(agent):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_outage_and_a_rate_limit_lose_nothing_and_hold_up_no_caller(tmp_path, upstream: UpstreamServer):
     threads, each = 8, 2500
     upstream.rule(path="/activities.add", for_seconds=20, status=503)
@@ -136,6 +137,7 @@ def test_when_every_event_is_refused_alike_the_destination_pauses_and_none_dies(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_minute_of_401_neither_loses_nor_buries_an_event(tmp_path, upstream: UpstreamServer):
     upstream.rule(
         path="/activities.add",
