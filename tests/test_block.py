@@ -1,6 +1,8 @@
 """Blocks: what was packed comes back, or it is said that it does not."""
 
+import os
 import struct
+import tracemalloc
 import zlib
 
 import msgspec
@@ -14,6 +16,9 @@ from per_agent.spool import block as blocks
 from per_agent.spool.block import Block, BlockId, head, pack, unpack
 
 PACKED = pack([b"first event", b"", b"third event"], 1_700_000_000.5)
+EVENTS = [b"an event of acme-inc by user-%03d" % n for n in range(40)]
+COMPRESSED = pack(EVENTS, 1_700_000_000.5)
+MIB = 2**20
 ids = st.builds(BlockId, st.integers(0, 2**48 - 1), st.integers(0, 2**48 - 1))
 
 
@@ -35,6 +40,76 @@ def test_a_block_of_as_many_events_as_the_settings_allow_comes_back():
     assert unpack(pack(events, 0))[0] == events
     with pytest.raises(ConfigError):
         IntakeSettings(block_events=most + 1)
+
+
+def plain(events: list[bytes]) -> bytes:
+    """A block as all were before they could be compressed."""
+    body = msgspec.msgpack.encode(events)
+    summed = struct.pack(">HQ", len(events), 1000) + body
+    return b"PA\x01" + zlib.crc32(summed).to_bytes(4, "big") + summed
+
+
+def planted(count: int, length: int, compressed: bytes) -> bytes:
+    """A compressed block as somebody could make it who may write to the folder: its checksum is right."""
+    summed = struct.pack(">HQI", count, 1000, length) + compressed
+    return b"PA\x02" + zlib.crc32(summed).to_bytes(4, "big") + summed
+
+
+def test_events_that_resemble_each_other_take_little_room():
+    assert len(COMPRESSED) < len(plain(EVENTS)) / 4
+    assert unpack(COMPRESSED) == (EVENTS, 1_700_000_000.5)
+
+
+def test_a_block_that_was_written_before_there_was_compression_is_read():
+    assert unpack(plain(EVENTS)) == (EVENTS, 1.0)
+    assert head(plain(EVENTS)) == (40, 1.0)
+
+
+@pytest.mark.parametrize(
+    "events", [[os.urandom(2000)], [b"short"], [b"x" * 65_000] * 70], ids=["random", "short", "long"]
+)
+def test_what_compression_gains_nothing_of_or_must_not_touch_lies_there_as_it_is(events):
+    assert len(pack(events, 1.0)) == len(plain(events))
+    assert unpack(pack(events, 1.0)) == (events, 1.0)
+
+
+@pytest.mark.parametrize("said", [MIB, 4 * MIB, 64 * MIB, 2**32 - 1])
+def test_a_planted_block_cannot_fill_the_memory_of_its_reader(said):
+    bomb = zlib.compress(msgspec.msgpack.encode([bytes(64 * MIB)]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SpoolCorrupt, match="expand"):
+            unpack(planted(1, said, bomb))
+        assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "compressed",
+    [
+        zlib.compress(msgspec.msgpack.encode([b"one"])) + b"more",
+        zlib.compress(msgspec.msgpack.encode([b"one"]))[:-1],
+        zlib.compress(msgspec.msgpack.encode([b"one"]) + b"more"),
+        zlib.compress(b"\xc1\xc1\xc1\xc1\xc1\xc1"),
+        b"no stream",
+        b"",
+    ],
+)
+def test_what_was_not_compressed_by_us_is_corrupt_and_nothing_else(compressed):
+    with pytest.raises(SpoolCorrupt):
+        unpack(planted(1, 6, compressed))
+    with pytest.raises(SpoolCorrupt):
+        unpack(planted(1, 6, compressed)[: blocks.HEAD_BYTES])
+
+
+@pytest.mark.parametrize("at", range(len(COMPRESSED)))
+def test_a_flip_of_any_byte_of_a_compressed_block_is_noticed(at):
+    for flip in (1, 2, 3, 4, 16, 128, 255):
+        damaged = bytearray(COMPRESSED)
+        damaged[at] ^= flip
+        with pytest.raises(SpoolCorrupt):
+            unpack(bytes(damaged))
 
 
 @pytest.mark.parametrize("at", range(len(PACKED)))
@@ -95,6 +170,11 @@ def test_block_ids_sort_as_text_as_they_do_as_numbers(one, other):
 @given(st.integers(min_value=0, max_value=2**600))
 def test_a_mask_comes_back_from_its_bytes(mask):
     assert blocks.mask_of(blocks.mask_bytes(mask)) == mask
+
+
+@given(st.lists(st.integers(0, 600), max_size=40) | st.integers(0, 600).map(lambda n: list(range(n, n + 40))))
+def test_a_mask_has_the_bits_at_the_positions_and_no_others(positions):
+    assert blocks.mask_at(positions) == sum(1 << at for at in set(positions))
 
 
 @given(st.sets(st.integers(0, 499)))

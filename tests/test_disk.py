@@ -17,6 +17,7 @@ import pytest
 
 from per_agent.errors import SpoolCorrupt, SpoolError
 from per_agent.spool.disk import FILE, Disk
+from per_agent.spool.raw import RawDisk
 
 END = "\x7f"
 MIB = 2**20
@@ -62,6 +63,23 @@ def plant(folder: Path, **columns: object) -> None:
             f"INSERT OR REPLACE INTO Cache ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
             tuple(row.values()),
         )
+
+
+def hide(folder: Path, key: str) -> None:
+    """Take the row under *key* out of the index, as damage may do it; the row stays in the table."""
+    with closing(sqlite3.connect(folder / FILE, isolation_level=None)) as database:
+        schema = "FROM sqlite_master WHERE name = 'Cache_key_raw'"
+        index = database.execute(f"SELECT type, name, tbl_name, rootpage, sql {schema}").fetchone()
+        (row,) = database.execute(f"SELECT * FROM Cache WHERE key = '{key}'").fetchall()
+        database.execute("DELETE FROM Cache WHERE key = ?", (key,))
+        database.execute("PRAGMA writable_schema = 1")
+        database.execute(f"DELETE {schema}")
+        database.execute("PRAGMA schema_version = 1000")
+    with closing(sqlite3.connect(folder / FILE, isolation_level=None)) as database:
+        database.execute(f"INSERT INTO Cache VALUES ({', '.join('?' * len(row))})", row)
+        database.execute("PRAGMA writable_schema = 1")
+        database.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", index)
+        database.execute("PRAGMA schema_version = 1001")
 
 
 class Payload:
@@ -266,6 +284,74 @@ def test_a_transaction_that_raises_leaves_nothing_behind(disk):
     with disk.transaction():
         disk.set("after", b"4")
     assert disk.get("after") == b"4"
+
+
+def test_inside_a_transaction_what_it_changed_is_there(disk):
+    disk.set("a/1", b"old")
+    disk.set("a/2", b"old")
+    with disk.transaction():
+        disk.set("a/1", b"new")
+        disk.set("a/3", b"new")
+        disk.delete("a/2")
+        assert (disk.get("a/1"), disk.get("a/2"), disk.get("a/3")) == (b"new", None, b"new")
+        assert ("a/1" in disk, "a/2" in disk, "a/3" in disk) == (True, False, True)
+        assert disk.keys("a/", f"a/{END}", -1) == ["a/1", "a/3"]
+        disk.delete("a/1")
+        disk.set("a/2", b"again")
+        assert disk.rows("a/", f"a/{END}", -1) == [("a/2", b"again"), ("a/3", b"new")]
+        disk.set("a/4", b"renamed")
+        disk.rename("a/4", "a/5")
+    assert disk.rows("a/", f"a/{END}", -1) == [("a/2", b"again"), ("a/3", b"new"), ("a/5", b"renamed")]
+
+
+def test_a_transaction_is_written_in_a_few_statements_however_many_rows_it_has(disk):
+    for n in range(64):
+        disk.set(f"old/{n:02}", b"")
+    steps: dict[str, None] = {}  # each once: SQLite tells of it again with each trigger that it sets off
+    disk._connection.set_trace_callback(steps.setdefault)
+    with disk.transaction():
+        for n in range(64):
+            disk.set(f"new/{n:02}", b"%d" % n)
+            disk.delete(f"old/{n:02}")
+    assert len(steps) <= 4, "begin, put, delete, commit"
+    assert disk.rows("new/", f"new/{END}", -1) == [(f"new/{n:02}", b"%d" % n) for n in range(64)]
+    assert disk.keys("old/", f"old/{END}", -1) == []
+
+
+def test_what_is_written_is_what_diskcache_would_write_and_counts(disk, folder):
+    for n in range(200):
+        with disk.transaction():
+            disk.set(f"{n % 70}", bytes(n))
+            disk.delete(f"{n % 30}")
+    found = disk._sql("SELECT count(*), sum(size), sum(length(value)) FROM Cache")[0]
+    assert found == (len(disk._cache), disk._cache.reset("size"), disk._cache.reset("size"))
+    with closing(diskcache.Cache(str(folder), disk=RawDisk)) as other:
+        assert {key: other.get(key) for key in other} == dict(disk.rows("", END, -1))
+        assert other.set("69", b"its own")
+    assert disk.get("69") == b"its own"
+    disk.set("69", b"ours")
+    assert disk._sql("SELECT count(*) FROM Cache WHERE key = '69'") == [(1,)]
+
+
+def test_a_row_that_somebody_else_wrote_has_no_value_among_the_rows(disk, folder):
+    disk.set("ours", b"1")
+    plant(folder, key="pickled", mode=4, value=b"payload")
+    plant(folder, key="text", value="text")
+    plant(folder, key="filed", filename="planted.val", value=b"")
+    assert dict(disk.rows("", END, -1)) == {"ours": b"1", "pickled": None, "text": None, "filed": None}
+
+
+def test_rows_that_no_index_names_are_counted(disk, folder):
+    for n in range(10):
+        disk.set(f"{n}", b"")
+    last = disk.last_row()
+    assert disk.unnamed(0, 4) == (4, 0)
+    assert disk.unnamed(last, 4) == (None, 0)
+    disk.disconnect()
+    hide(folder, "7")
+    disk.connect()
+    assert disk.get("7") is None
+    assert disk.unnamed(0, 100) == (last, 1)
 
 
 def test_another_connection_sees_a_transaction_whole_or_not_at_all(disk, folder):

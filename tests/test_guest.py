@@ -217,41 +217,41 @@ def _leaving(program: str, data_dir: Path, *arguments: str) -> float:
     """The fewest seconds that it took from the end of *program* to the end of its process."""
 
     def once() -> float:
-        last = run(program + "\nprint(time.monotonic(), flush=True)", data_dir, *arguments)
+        last = run(textwrap.dedent(program) + "\nprint(time.monotonic(), flush=True)", data_dir, *arguments)
         return time.monotonic() - float(last)
 
     return min(once() for _ in range(3))
 
 
-@pytest.mark.parametrize("upstream_that", ["refuses", "is silent"])
-def test_a_program_with_nothing_pending_ends_as_if_there_were_no_upstream(tmp_path, upstream_that):
+def test_a_program_with_nothing_pending_ends_as_if_there_were_no_upstream(tmp_path):
     """However long it may spend delivering: to wait for anything of an upstream would take a thousand times as long."""
-    with socket.socket() as dead:
-        dead.bind(("127.0.0.1", 0))
-        if upstream_that == "is silent":
-            dead.listen()
-        url = f"http://127.0.0.1:{dead.getsockname()[1]}"
-        without = _leaving("import httpx, asyncio, structlog", tmp_path)
+    with socket.socket() as refuses, socket.socket() as silent:
+        for each in (refuses, silent):
+            each.bind(("127.0.0.1", 0))
+        silent.listen()
+        refusing, mute = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in (refuses, silent))
         beside = _leaving(
-            textwrap.dedent(
-                """
-                used = Agent(data_dir, [PaymentKit(sys.argv[2], "key"), Ledger()], exit_timeout=60)
+            """
+            for n, url in enumerate(sys.argv[2:]):
+                upstreams = [PaymentKit(url, "key"), Ledger()]
+                used = Agent(f"{data_dir}/used-{n}", upstreams, exit_timeout=60)
                 assert used.add_activity("acme", "u-1", "active").delivered(30)
-                started = Agent(data_dir, [Per("secret", url=sys.argv[2])], exit_timeout=60)
+                started = Agent(f"{data_dir}/started-{n}", [Per("secret", url=url)], exit_timeout=60)
                 started.start(wait=True)
-                """
-            ),
+            """,
             tmp_path,
-            url,
+            refusing,
+            mute,
         )
-    assert beside < 30 * without
+    assert beside < 60 * _leaving("import httpx, asyncio, structlog", tmp_path)
 
 
-def test_a_program_that_ends_right_after_its_first_event_delivers_it(tmp_path, upstream: UpstreamServer):
-    """The HTTP client is then loaded while the program ends."""
+def test_a_program_that_ends_right_after_an_event_delivers_it(tmp_path, upstream: UpstreamServer):
+    """The HTTP client is then loaded while the program ends. (Threads are there: some Pythons start none by then.)"""
     run(
         """
         agent = Agent(data_dir, [Per("secret", url=sys.argv[2])], exit_timeout=30)
+        agent.start(wait=True)
         agent.add_activity("acme", "u-1", "active")
         """,
         tmp_path,
@@ -270,6 +270,7 @@ def test_a_program_that_ends_while_an_upstream_is_down_can_still_say_so(tmp_path
             import logging
             logging.basicConfig(stream=sys.stdout, format="%(message)s")
             agent = Agent(data_dir, [Per("secret", url=sys.argv[2])], exit_timeout=30)
+            agent.start(wait=True)
             agent.add_activity("acme", "u-1", "active")
             """,
             tmp_path,

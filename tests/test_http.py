@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from serving import received
 from test_upstream_faults import OK, answered_twice, certificate, says
 from unruly import UnrulyProxy
+from waiting import until
 
 from per_agent.destinations.http import Upstream, check_config, segment
 from per_agent.errors import ConfigError, Refused, Unavailable
@@ -276,6 +277,16 @@ def test_headers_are_explicit_and_the_credential_stands_in_one_of_them(upstream)
     assert str(request).count(TOKEN) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "body", "length"), [("POST", None, "0"), ("PUT", b"{}", "2"), ("GET", None, None)]
+)
+def test_the_length_of_a_body_is_said_also_where_there_is_none(upstream, method, body, length):
+    with client(upstream) as up:
+        up.ask(method, ADD, IDS, body)
+    (request,) = upstream.score().last
+    assert request["headers"].get("content-length") == length
+
+
 def test_a_cookie_that_a_gateway_sets_is_not_sent_back(upstream):
     upstream.rule(status=200, body={"ok": True}, headers={"Set-Cookie": "login_token=abc; Path=/"})
     with client(upstream) as up:
@@ -367,6 +378,46 @@ def test_a_connection_is_used_again(upstream):
         for _ in range(5):
             up.ask("GET", ADD, IDS)
     assert upstream.score().connections == 1
+
+
+@pytest.mark.slow
+def test_of_many_connections_the_one_that_was_used_last_is_used_again(upstream):
+    """So that those which are not needed grow old, and are closed."""
+    upstream.rule(delay=0.2, count=3)
+    with client(upstream, concurrency=3) as up:
+        asking = [threading.Thread(target=lambda: up.ask("GET", ADD, IDS)) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join(30)
+        before = sockets()
+        for _ in range(3):
+            up.ask("GET", ADD, IDS)
+        assert sockets() == before
+        until(lambda: len(sockets()) == len(before) - 2 or not up.ask("GET", ADD, IDS), every=0.1)
+    assert upstream.score().connections == 3
+
+
+@pytest.mark.parametrize("surplus", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"])
+def test_a_connection_that_ended_or_spoke_while_nobody_asked_is_not_used_again(upstream, surplus):
+    """As of a server whose idle timeout is short: a request on it would be one of which nobody knows what became."""
+
+    def answered_and_left(exchange):
+        exchange.say(exchange.answer())
+        left.wait(30)
+        exchange.say(surplus)
+        return bool(surplus)
+
+    left = threading.Event()
+    with UnrulyProxy(upstream.port) as proxy, client(proxy) as up:
+        proxy.fault = answered_and_left
+        assert up.ask("GET", ADD, IDS).status == 200
+        with up._lease() as pool:
+            (idle,) = pool.client._transport._idle
+        left.set()
+        until(lambda: idle.spoken)
+        assert up.ask("GET", ADD, IDS).status == 200
+    assert upstream.score().requests == 2
 
 
 def sockets() -> set[str]:

@@ -15,6 +15,7 @@ from per_agent.destinations.local import Ledger
 from per_agent.destinations.outcome import Delivered
 from per_agent.event import Activity
 from per_agent.ledger.activities import previous_month
+from per_agent.ledger.identifier import pack, pack_all, unpack
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
@@ -128,6 +129,39 @@ def test_an_identifier_counts_once_within_a_batch_and_over_batches(ledger):
     assert ledger.send([first, again]) == [Delivered(), Delivered()]
     assert ledger.send([again]) == [Delivered()]
     assert unique(ledger.get_report()) == {("active", "acme"): 1}
+
+
+_UUID = "0192f0c4-1234-7abc-8def-0123456789ab"
+
+
+@given(
+    st.lists(
+        st.uuids().map(str)
+        | st.sampled_from(
+            [_UUID, _UUID.upper(), _UUID[:-1], f"{_UUID}0", _UUID.replace("-", "+"), "", "é" * 36]
+        )
+        | st.text("0123456789abcdef-g", min_size=35, max_size=37),
+        max_size=6,
+    )
+)
+def test_many_identifiers_are_stored_as_each_by_itself(identifiers):
+    assert pack_all(identifiers) == [pack(each) for each in identifiers]
+    assert [unpack(each) for each in pack_all(identifiers)] == identifiers
+
+
+def test_lengths_that_add_up_to_those_of_uuids_are_not_taken_for_them():
+    two = [_UUID[:-1], _UUID[-1] + _UUID]
+    assert pack_all(two) == two
+
+
+@pytest.mark.parametrize("known", [0, 1, 999, 1999, 2000])
+def test_what_is_new_of_a_batch_counts_however_much_of_it_was_counted_before(ledger, known):
+    batch = [activity(f"u{n}", "2026-02-03T10:00:00Z") for n in range(2000)]
+    ledger.send(batch[2000 - known :])
+    ledger.send(batch)
+    ledger.send(batch)
+    assert unique(ledger.get_report()) == {("active", "acme"): 2000}
+    assert ledger.totals()[0] == 2000
 
 
 def test_identifiers_that_differ_in_spelling_only_are_different(ledger):

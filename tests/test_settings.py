@@ -786,7 +786,7 @@ def test_what_is_shown_is_plain_complete_and_without_secrets(write):
         "reporting_token": None,
         "url": "https://api.useper.com",
         "timeout": 10.0,
-        "concurrency": 8,
+        "concurrency": 64,
     }
     assert set(shown) == {*SECTIONS, "destinations"}
 

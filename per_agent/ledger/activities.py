@@ -3,14 +3,16 @@
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
 from per_agent.event import Activity, iso
 from per_agent.ledger.connection import Connection
 from per_agent.ledger.database import Database
-from per_agent.ledger.identifier import Packed, already, pack
+from per_agent.ledger.identifier import Packed, already, pack_all
+from per_agent.ledger.rows import insert_new
 from per_agent.ledger.schema import BLOCK
 
 _DAY: Final = 86_400_000  # milliseconds
@@ -20,7 +22,9 @@ _FIRST: Final = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _LAST: Final = (datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC) - _EPOCH) // _MILLISECOND
 _FOR_EVER: Final = 2**53  # milliseconds: beyond any time that an event can carry
 _REMEMBERED: Final = 65_536  # members per connection, some 250 bytes each
+_AT_ONCE: Final = 500  # users looked up by one statement
 _CALL: Final = "GET /reports.get"
+_IDENTIFIERS: Final = "activity_identifier"
 
 User = tuple[str, str, str]
 """Activity type, billing ID and user ID: what is counted once."""
@@ -28,28 +32,54 @@ Member = tuple[int, int]
 """The same in numbers: the audience's id, and the user's number in it."""
 
 
-def insert(connection: Connection, activities: Iterable[Activity]) -> None:
+def insert(connection: Connection, activities: Sequence[Activity]) -> None:
     """Count those of *activities* whose identifiers are new, within the transaction under way."""
+    packed = pack_all([activity.id for activity in activities])
     fresh: dict[Packed, Activity] = {}
-    for activity in activities:
-        fresh.setdefault(pack(activity.id), activity)
-    for identifier in already(connection, "activity_identifier", fresh):
-        del fresh[identifier]
-    members = _members(connection, fresh.values())
-    moments: list[tuple[int, int, int]] = []
-    seen: dict[tuple[int, int, int], int] = defaultdict(int)
-    for activity in fresh.values():
-        audience, number = members[activity.activity_type_id, activity.billing_id, activity.user_id]
+    for identifier, activity in zip(packed, activities, strict=True):
+        fresh.setdefault(identifier, activity)
+    _take_identifiers(connection, fresh)
+    users = [(each.activity_type_id, each.billing_id, each.user_id) for each in fresh.values()]
+    members = _members(connection, users)
+    moments: list[int] = []
+    days: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for activity, user in zip(fresh.values(), users, strict=True):
+        audience, number = members[user]
         at = milliseconds(activity.at)
-        moments.append((at, audience, number))
-        seen[at // _DAY, audience, number // BLOCK] |= 1 << number % BLOCK
-    connection.executemany("INSERT INTO activity_identifier VALUES (?)", ((key,) for key in fresh))
-    connection.executemany("INSERT OR IGNORE INTO activity VALUES (?, ?, ?)", moments)
+        moments += (at, audience, number)
+        days[at // _DAY, audience].add(number)
+    insert_new(connection, "activity", 3, moments)
     connection.executemany(
         "INSERT INTO active_day VALUES (?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET bits = union_bits(bits, excluded.bits)",
-        ((*key, bits.to_bytes((bits.bit_length() + 7) // 8, "little")) for key, bits in sorted(seen.items())),
+        (
+            (day, audience, block, bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
+            for (day, audience), numbers in sorted(days.items())
+            for block, bits in _bitmaps(numbers)
+        ),
     )
+
+
+def _take_identifiers(connection: sqlite3.Connection, fresh: dict[Packed, Activity]) -> None:
+    """Store the identifiers of *fresh*, and leave only those in it that were not stored before.
+
+    That some were is rare: so they are not asked for, but stored and counted; and taken back where some were.
+    """
+    connection.execute("SAVEPOINT identifiers")
+    if insert_new(connection, _IDENTIFIERS, 1, list(fresh)) < len(fresh):
+        connection.execute("ROLLBACK TO identifiers")
+        for identifier in already(connection, _IDENTIFIERS, fresh):
+            del fresh[identifier]
+        insert_new(connection, _IDENTIFIERS, 1, list(fresh))
+    connection.execute("RELEASE identifiers")
+
+
+def _bitmaps(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """The bitmap of the members *numbers*, by blocks, in their order."""
+    blocks: dict[int, int] = defaultdict(int)
+    for number in numbers:
+        blocks[number // BLOCK] |= 1 << number % BLOCK
+    return sorted(blocks.items())
 
 
 class Activities:
@@ -153,37 +183,41 @@ def _unique(connection: sqlite3.Connection, first: int, last: int) -> list[tuple
     return [(*name, unique[audience]) for audience, *name in connection.execute(names) if audience in unique]
 
 
-def _members(connection: Connection, activities: Iterable[Activity]) -> dict[User, Member]:
-    """The number of each user in *activities*; new ones are given theirs."""
+def _members(connection: Connection, users: Iterable[User]) -> dict[User, Member]:
+    """The number of each of *users*; new ones are given theirs."""
     found: dict[User, Member] = {}
-    strangers: dict[User, None] = {}
+    unknown: dict[tuple[str, str], list[User]] = defaultdict(list)  # by their audience
+    for user in dict.fromkeys(users):
+        member = connection.members.get(user)
+        if member is None:
+            unknown[user[:2]].append(user)
+        else:
+            found[user] = member
     audiences: dict[tuple[str, str], Member] = {}  # each with the number of its next member
-    for activity in activities:
-        user = (activity.activity_type_id, activity.billing_id, activity.user_id)
-        if user not in found and user not in strangers:
-            member = connection.members.get(user) or _stored(connection, user, audiences)
-            if member is None:
-                strangers[user] = None
-            else:
-                found[user] = member
+    for name, some in unknown.items():
+        read = "SELECT id, members FROM audience WHERE activity_type = ? AND billing_id = ?"
+        audience = connection.execute(read, name).fetchone()
+        if audience is not None:
+            audiences[name] = audience
+            found.update(_stored(connection, audience[0], some))
     # Remembered is what was read, never what is new: that is not committed yet, and may never be.
     if len(connection.members) + len(found) > _REMEMBERED:
-        connection.members.clear()
+        # Those that were read first go: of users that come by chance the younger half is worth as much as any.
+        for user in list(islice(connection.members, max(len(found), _REMEMBERED // 2))):
+            del connection.members[user]
     connection.members.update(found)
+    strangers = [user for some in unknown.values() for user in some if user not in found]
     return found | _number(connection, strangers, audiences)
 
 
-def _stored(connection: Connection, user: User, audiences: dict[tuple[str, str], Member]) -> Member | None:
-    audience = audiences.get(user[:2])
-    if audience is None:
-        read = "SELECT id, members FROM audience WHERE activity_type = ? AND billing_id = ?"
-        audience = connection.execute(read, user[:2]).fetchone()
-        if audience is None:
-            return None
-        audiences[user[:2]] = audience
-    read = "SELECT number FROM member WHERE audience = ? AND user_id = ?"
-    stored = connection.execute(read, (audience[0], user[2])).fetchone()
-    return None if stored is None else (audience[0], stored[0])
+def _stored(connection: Connection, audience: int, users: Sequence[User]) -> Iterator[tuple[User, Member]]:
+    """Those of *users*, all of *audience*, that have a number, with it."""
+    for at in range(0, len(users), _AT_ONCE):
+        some = {user[2]: user for user in users[at : at + _AT_ONCE]}
+        marks = ", ".join("?" * len(some))
+        read = f"SELECT user_id, number FROM member WHERE audience = ? AND user_id IN ({marks})"  # noqa: S608  (marks)
+        for name, number in connection.execute(read, (audience, *some)):
+            yield some[name], (audience, number)
 
 
 def _number(

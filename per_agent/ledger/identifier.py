@@ -24,6 +24,25 @@ def pack(identifier: str) -> Packed:
     return identifier
 
 
+def pack_all(identifiers: Sequence[str]) -> list[Packed]:
+    """As `pack` of each: where all are UUIDs, as nearly always, at a tenth of the cost."""
+    count, text = len(identifiers), "".join(identifiers)
+    digits = text.replace("-", "")
+    if (
+        set(map(len, identifiers)) == {36}
+        and len(digits) == 32 * count
+        and all(text[at::36] == "-" * count for at in (8, 13, 18, 23))
+    ):
+        try:
+            packed = bytes.fromhex(digits)
+        except ValueError:
+            pass
+        else:
+            if packed.hex() == digits:
+                return [packed[at : at + 16] for at in range(0, len(packed), 16)]
+    return [pack(identifier) for identifier in identifiers]
+
+
 def unpack(packed: Packed) -> str:
     """The identifier that `pack` was given."""
     if isinstance(packed, str):

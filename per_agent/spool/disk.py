@@ -5,10 +5,10 @@ it never fsyncs, pickles, and syncs at checkpoints only. Each of that loses even
 settings below turn all of it off, they are read back after opening, and the spool refuses to run where
 they differ. What is given up: values above 1 GB, and sharing the folder with other openers.
 
-Decision. What a transaction changes is gathered and written at its end, in a few statements for all of it.
-SQLite lets go of the interpreter's lock at each step of each statement, and to have it back beside a thread that
-computes takes 5 ms, however short the step was: with two statements for each block, as diskcache has them, that
-was where the time of storing went. Written is what diskcache would write, so its counts and its readers agree.
+Decision. What a transaction changes is gathered and written at its end, in a few statements for all of it, where
+diskcache takes two for each row, and as much of Python for each. A statement also lets go of the interpreter's
+lock, and beside a thread that computes it may take 5 ms to have it back. Written is what diskcache would write, so
+its counts and its readers agree. What is given up: nothing of a transaction is on its way to the disk before its end.
 """
 
 import os

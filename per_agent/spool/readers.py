@@ -14,6 +14,11 @@ class Readers:
         self._works = works
         self._disk = disk
         self._open: dict[str, Head] = {}
+        self._caught_up: set[str] = set()  # the lanes that were answered since the store was opened
+
+    def begin_anew(self) -> None:
+        """Another store was opened, perhaps with blocks in it that the one before did not show: miss none of them."""
+        self._caught_up.clear()
 
     def answer(self, asked: Head, store: Store | None) -> None:
         """Reply with what there is on the disk, or keep the question until there is something."""
@@ -21,7 +26,9 @@ class Readers:
         if store is None:
             return  # it is not open yet
         try:
-            found, damaged = store.head(asked.lane, asked.after, asked.limit)
+            after = asked.after if asked.lane in self._caught_up else None
+            found, damaged = store.head(asked.lane, after, asked.limit)
+            self._caught_up.add(asked.lane)
         except STORAGE_TROUBLE as error:
             self._disk.met(error)
             self._works.append(Work(nothing, nothing, nothing, stirs=True))  # asks again after a good commit

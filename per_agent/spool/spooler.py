@@ -118,6 +118,7 @@ class Spooler:
         self.room.settle_in(self.home.held.folder, self.home.log)
         self._works += self.home.recoveries(self.inflow)
         self.home.ready()
+        self._readers.begin_anew()
         self._readers.feed([], self.home.store, stirred=True)
         return True
 

@@ -14,6 +14,7 @@ from per_agent.destinations.http.transport import KeepAliveTransport
 from per_agent.version import version
 
 _MAX_TARGET: Final = 64 * 1024  # characters; servers take less
+_WITH_LENGTH: Final = frozenset({"POST", "PUT"})  # without a body, too: some servers insist
 
 # What cannot have reached the upstream. All other failures may have happened after it took the request.
 _NOT_SENT: Final = (
@@ -67,7 +68,9 @@ class Client:
         target = self._base + target
         if len(target) > _MAX_TARGET:
             raise NotAsked("not sent: the address is too long")
-        sent = {} if body is None else {"content-type": "application/json", "content-length": str(len(body))}
+        sent = {} if body is None else {"content-type": "application/json"}
+        if body is not None or method in _WITH_LENGTH:
+            sent["content-length"] = str(len(body or b""))
         more = [(name.encode(), value.encode()) for name, value in {**sent, **headers}.items()]
         request = httpx.Request(
             method,
