@@ -132,7 +132,7 @@ def test_each_event_is_accepted_once(sidecar):
             named,
         ):
             assert connection.ask(each).startswith(b"HTTP/1.1 20")
-    until(lambda: sidecar.accepted() == before + 3)
+    assert sidecar.accepted() == before + 3
 
 
 # What goes the long way
@@ -297,6 +297,28 @@ def test_a_connection_that_was_answered_at_once_and_then_says_nothing_is_closed(
             client.sendall(request(b"POST /v1/events", ACTIVITY))
             assert client.recv(4096).startswith(b"HTTP/1.1 202")
         assert client.recv(4096) == b""
+
+
+def test_a_connection_that_was_answered_at_once_is_not_idle_while_it_waits_for_an_upstream(
+    tmp_path, upstream
+):
+    upstream.rule(path="*/customers/*", delay=3.0)
+    config = f'[destinations.kit]\ntype = "payment_kit"\nurl = "{upstream.url}"\naccess_key = "key"\n'
+    with (
+        SidecarProcess(tmp_path, config, {"idle_timeout": "0.5"}) as sidecar,
+        sidecar.raw(unix=True) as client,
+    ):
+        client.sendall(head(b"GET /activities.add?" + PER))
+        assert client.recv(4096).startswith(b"HTTP/1.1")
+        client.sendall(head(b"GET /api/customers/c"))
+        assert client.recv(4096).startswith(b"HTTP/1.1")
+
+
+def test_a_url_is_bounded_behind_a_known_head_too(sidecar):
+    with sidecar.connect() as connection:
+        for length, status in ((10, 200), (30_000, 200), (40_000, 414)):
+            asking = head(b"GET /activities.add?" + PER + b"&x=" + b"x" * length)
+            assert connection.ask(asking).startswith(b"HTTP/1.1 %d" % status)
 
 
 def test_what_is_known_is_bounded(sidecar):

@@ -2,16 +2,19 @@
 
 ===============  ==========================================================================================
 `service`        what all handlers share: the agent, the settings, who may
-`app`            from a request to a response, without sockets; the hot paths stand here
-`access`         who may talk to it, and under which name it may be called
+`app`            from a request to a response, without sockets
+`hot`            the paths that take events in, each a function from a whole request to its answer
+`access`         who may talk to it, and under which name it may be called; `asked` is a request that may
 `body`           a request's body, bounded in every direction
-`problems`       what went wrong, in the shape that each wire form's clients read
-`events`         our own form, `/v1/events`; `per` and `payment_kit` speak the upstreams'
+`answer`         what a request is answered with; `problems`: what went wrong, in the shape of each wire form
+`events`         our own form, `/v1/events`, and its batches (`batch`); `per` and `payment_kit` speak the upstreams'
+`records`        events as nearly all come, read straight into their fields
 `recent`         identifiers accepted lately, so that a repeated request is accepted once
 `proxy`          what is not ours to answer goes to the upstream and comes back verbatim
 `local`          the upstreams' reporting calls, answered from the embedded ledger
 `operations`     for operators: health, status, books; `dead_letters`, `metrics`, `openapi`
-`protocol`       uvicorn's HTTP protocol with bounds on senders
+`direct`         uvicorn's HTTP protocol, with a short way for the hot paths: no task, no parsing again
+`protocol`       the same with `bounds` on senders
 `listeners`      sockets, made here or inherited from systemd
 `server`         start, signals, drain, stop; `systemd` tells the service manager, `log` the journal
 ===============  ==========================================================================================

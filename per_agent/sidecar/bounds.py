@@ -1,6 +1,10 @@
 """`Bounds`: what all connections of one sidecar share."""
 
+from typing import Final
+
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+MAX_URL: Final = 32 * 1024  # bytes; ids of an activity may stand there
 
 
 class Bounds:

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from per_agent.sidecar.asked import Asked
-from per_agent.sidecar.bounds import Bounds
+from per_agent.sidecar.bounds import MAX_URL, Bounds
 from per_agent.sidecar.hot import Hot
 from per_agent.sidecar.transport import Corked
 
@@ -71,7 +71,7 @@ class Direct(HttpToolsProtocol):
         while self._left:
             end = data.find(_END, at)
             stop = data.find(_VERSION, at, end)
-            if end < 0 or stop < 0:
+            if end < 0 or stop < 0 or stop - at > MAX_URL:
                 break
             mark = data.find(b"?", at, stop)
             query = data[mark + 1 : stop] if mark >= 0 else b""
@@ -99,7 +99,7 @@ class Direct(HttpToolsProtocol):
         self._asked = asked = self._plain()
         if asked is None:
             super().on_headers_complete()
-        # Where the parser sees as many lines as there are, the head is what it has read, no less and no more.
+        # Where it saw as many lines as there are, the head is what it has read, no less and no more.
         elif unknown.count(b"\n") == len(self.headers):
             self._hot.learn(unknown, asked)
 

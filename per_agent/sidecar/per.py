@@ -28,7 +28,7 @@ _decode = msgspec.json.Decoder().decode
 
 def take(service: Service, asked: Asked, query: bytes, content: bytes) -> Taken:
     """Take one activity in. Raises `Problem`."""
-    fields: dict[str, Any] = dict(parameters(query))
+    fields: dict[str, Any] = parameters(query)
     stored = wants_stored(fields.pop("wait", None), service)
     if asked.method == "POST":
         fields |= _posted(content, asked)

@@ -22,13 +22,12 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from per_agent.sidecar.bounds import Bounds
+from per_agent.sidecar.bounds import MAX_URL, Bounds
 from per_agent.sidecar.direct import Direct
 from per_agent.sidecar.hot import Hot
 from per_agent.sidecar.transport import Corked, Flow
 
-MAX_HEAD: Final = 64 * 1024  # bytes of the request line and all headers; ids of an activity may stand there
-MAX_URL: Final = 32 * 1024
+MAX_HEAD: Final = 64 * 1024  # bytes of the request line and all headers
 MAX_HEADERS: Final = 100
 MAX_AHEAD: Final = 100  # requests that a client may send ahead of its answers
 DRAIN: Final = 1.0
@@ -80,6 +79,7 @@ class Protocol(Direct):
             if not data:
                 self._since = None
                 return
+        self.answered = False
         self._idle_since = None
         if self._since is None:
             self._since = self.loop.time()

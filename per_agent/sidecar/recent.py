@@ -13,7 +13,7 @@ from typing import Final
 
 from per_agent.event import Activity, Event, MeterEvent, Receipt
 
-_CAPACITY: Final = 200_000  # of each kind
+_CAPACITY: Final = 100_000  # of each kind
 Key = tuple[type[Event], str]
 
 
