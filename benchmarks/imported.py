@@ -1,0 +1,19 @@
+"""In the child of `guest`: what an import costs, in an interpreter that has imported nothing for the measuring."""
+
+import importlib
+import sys
+import time
+
+
+def imported(*, module: str) -> dict[str, float]:
+    """The time that *module* takes, the memory and the modules that it brings."""
+    before, modules = _resident(), len(sys.modules)
+    began = time.perf_counter()
+    importlib.import_module(module)
+    took = time.perf_counter() - began
+    return {"took": took * 1000, "memory": _resident() - before, "modules": len(sys.modules) - modules}
+
+
+def _resident() -> float:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096 / 1e6
