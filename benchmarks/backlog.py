@@ -23,7 +23,7 @@ WAITING = Table(
     "backlog.waiting",
     "Events that wait for an upstream that is down",
     "Rates over the first and the last events: to the disk while the upstream is down, and from it afterwards. "
-    "Started is the next process's, first is its first delivery.",
+    "Started is the next process's, first is its first delivery. Disk is counted beyond that of an empty spool.",
     (
         Column("accept_none", "accepted/s, none waiting"),
         Column("accept_all", "all waiting"),
@@ -48,7 +48,7 @@ def run(plan: Plan) -> Iterator[Row]:
             found = measured("backlog:fill", folder=folder, events=depth, timeout=_PATIENCE)
             if "failed" not in found:
                 found |= measured(
-                    "backlog:drain", folder=folder, events=depth, full=found["bytes"], timeout=_PATIENCE
+                    "backlog:drain", folder=folder, events=depth, empty=found["empty"], timeout=_PATIENCE
                 )
         yield row(WAITING, f"{depth:,} waiting", found)
 
@@ -71,20 +71,22 @@ def fill(*, folder: str, events: int) -> dict[str, float]:
             return (end - begin) / (time.perf_counter() - began)
 
         record(0, 1000)
+        empty = on_disk(place)
         none = record(1000, window)
         record(window, events - window)
         full = record(events - window, events)
         memory = resident()
         agent.close(0.0)
-    size = on_disk(place)
-    return {"accept_none": none, "accept_all": full, "memory": memory, "size": size / events, "bytes": size}
+    size = on_disk(place) - empty
+    return {"accept_none": none, "accept_all": full, "memory": memory, "size": size / events, "empty": empty}
 
 
-def drain(*, folder: str, events: int, full: int) -> dict[str, float]:
+def drain(*, folder: str, events: int, empty: int) -> dict[str, float]:
     """In the child: start on what `fill` left, and deliver it."""
     from per_agent import Agent  # noqa: PLC0415
 
     place, window, nowhere = Path(folder), min(_WINDOW, events // 4), Nowhere()
+    full = on_disk(place)
     agent = Agent(place, [nowhere])
     began = time.perf_counter()
     agent.start(wait=True)
@@ -99,7 +101,7 @@ def drain(*, folder: str, events: int, full: int) -> dict[str, float]:
     if not agent.flush(60):
         raise TimeoutError("not delivered within 60 s")
     agent.close(5.0)
-    back = (full - on_disk(place)) / full * 100
+    back = (full - on_disk(place)) / (full - empty) * 100
     return rates | {"memory_next": peak(), "started": started * 1000, "first": first * 1000, "back": back}
 
 

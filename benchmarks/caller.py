@@ -107,7 +107,9 @@ def run(plan: Plan) -> Iterator[Row]:
 
 def _measured(plan: Plan, sink: Sink, name: str, way: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=plan.folder) as folder:
-        return measured("caller:measure", name=name, port=sink.port, folder=folder, seconds=plan.seconds, **way)
+        return measured(
+            "caller:measure", name=name, port=sink.port, folder=folder, seconds=plan.seconds, **way
+        )
 
 
 # In the child

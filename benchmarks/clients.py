@@ -167,9 +167,7 @@ def _opentelemetry(place: Place) -> Client:
     logger = provider.get_logger("benchmarks")
 
     def call(billing: str, user: str, kind: str) -> object:
-        return logger.emit(
-            timestamp=time.time_ns(), body=kind, attributes={"billing": billing, "user": user}
-        )
+        return logger.emit(timestamp=time.time_ns(), body=kind, attributes={"billing": billing, "user": user})
 
     return Client(call, provider.force_flush)
 
@@ -282,7 +280,8 @@ def _queue(place: Place) -> Client:
 
     threading.Thread(target=deliver, daemon=True).start()
     return Client(
-        lambda billing, user, kind: waiting.put({"billing": billing, "user": user, "kind": kind}), waiting.join
+        lambda billing, user, kind: waiting.put({"billing": billing, "user": user, "kind": kind}),
+        waiting.join,
     )
 
 

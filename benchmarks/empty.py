@@ -1,6 +1,6 @@
 """The yardstick of the sidecar: an application that does nothing, on uvicorn with the sidecar's settings.
 
-    python -m benchmarks.empty SOCKET      listens there and on a free port, which it prints
+python -m benchmarks.empty SOCKET      listens there and on a free port, which it prints
 """
 
 import asyncio

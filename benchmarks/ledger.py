@@ -115,7 +115,13 @@ def _insert(ledger: Any, path: Path, events: Iterator[Any]) -> dict[str, float]:
     batches.sort()
     p50, p99 = (batches[int(len(batches) * share)] * 1e3 for share in (0.5, 0.99))
     size = (path.stat().st_size - size_before) / rows
-    return {"rate": rows / sum(batches), "processor": processor / rows * 1e6, "p50": p50, "p99": p99, "size": size}
+    return {
+        "rate": rows / sum(batches),
+        "processor": processor / rows * 1e6,
+        "p50": p50,
+        "p99": p99,
+        "size": size,
+    }
 
 
 def _reports(ledger: Any) -> dict[str, Callable[[], object]]:
@@ -132,7 +138,11 @@ def _reports(ledger: Any) -> dict[str, Callable[[], object]]:
 def _usage(ledger: Any) -> dict[str, Callable[[], object]]:
     events = ledger.meter_events
     begin = int(_START.timestamp()) + 4711
-    window = {"start": begin, "end": begin + 30 * 86_400 + 815, "meter_id": ledger.meters.retrieve("api.calls")["id"]}
+    window = {
+        "start": begin,
+        "end": begin + 30 * 86_400 + 815,
+        "meter_id": ledger.meters.retrieve("api.calls")["id"],
+    }
     one = f"cus_{_USERS // 2:010d}"
     asked: dict[str, Callable[[], object]] = {}
     for step in ("day", "hour", "minute"):

@@ -56,4 +56,6 @@ def row(table: Table, subject: str, found: Mapping[str, Any]) -> Row:
         return Row(table.key, subject, note="not installed")
     if "failed" in found:
         return Row(table.key, subject, note=f"failed: {found['failed']}")
-    return Row(table.key, subject, {column.key: found[column.key] for column in table.columns if column.key in found})
+    return Row(
+        table.key, subject, {column.key: found[column.key] for column in table.columns if column.key in found}
+    )

@@ -17,7 +17,9 @@ CLIENTS = _CPUS[-1]
 """The processor of what is measured; with a single one, figures are of both together."""
 
 _ENVIRON = {
-    name: value for name, value in os.environ.items() if not name.startswith(("PER_", "PAYMENT_KIT_", "OTEL_"))
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("PER_", "PAYMENT_KIT_", "OTEL_"))
 } | {"PYTHONPATH": str(ROOT)}
 
 

@@ -57,10 +57,16 @@ def run(plan: Plan) -> Iterator[Row]:
         with tempfile.TemporaryDirectory(dir=plan.folder) as folder:
             with _empty(Path(folder)) as server:
                 address = int(server.said) if over == "TCP" else f"{folder}/s"
-                found = yield from _loaded(plan, address, "POST /v1/events", f"empty application, {over}", 0.0)
+                found = yield from _loaded(
+                    plan, address, "POST /v1/events", f"empty application, {over}", 0.0
+                )
             empty[over] = found.get("rate", 0.0)
     for form in _FORMS:
-        ways = [("TCP", True), ("TCP", False), ("Unix", True)] if form.startswith("POST /v1") else [("TCP", True)]
+        ways = (
+            [("TCP", True), ("TCP", False), ("Unix", True)]
+            if form.startswith("POST /v1")
+            else [("TCP", True)]
+        )
         for over, is_away in ways:
             subject = f"{form}, {over}" + (", upstream away" if is_away else ", delivering to its ledger")
             with tempfile.TemporaryDirectory(dir=plan.folder) as folder:
@@ -100,7 +106,12 @@ def _empty(folder: Path) -> Server:
 def _sidecar(folder: Path, port: int, destinations: str) -> AbstractContextManager[Any]:
     config = folder / "config.toml"
     config.touch(mode=0o600)
-    values = {"unix_socket": f"{folder}/s", "listen": f"127.0.0.1:{port}", "token": _TOKEN, "log_level": "error"}
+    values = {
+        "unix_socket": f"{folder}/s",
+        "listen": f"127.0.0.1:{port}",
+        "token": _TOKEN,
+        "log_level": "error",
+    }
     lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
     config.write_text(f'[agent]\ndata_dir = "{folder}/data"\n[sidecar]\n{lines}\n{destinations}\n')
     return Server("per_agent.cli", "run", "--config", str(config))

@@ -24,7 +24,12 @@ DURABLE = Table(
     "From the call to the disk",
     "per_agent until the last event's receipt says stored (fsync), with its upstream down; the others until "
     "their call returns. Only FULL and persist-queue sync to the disk as well.",
-    (*_COST, Column("written", "bytes written per event"), Column("size", "bytes on disk per event"), *_MEMORY),
+    (
+        *_COST,
+        Column("written", "bytes written per event"),
+        Column("size", "bytes on disk per event"),
+        *_MEMORY,
+    ),
 )
 DELIVERED = Table(
     "throughput.delivered",

@@ -39,7 +39,9 @@ def run(plan: Plan) -> Iterator[Row]:
     for latency in _LATENCIES:
         with Sink(latency) as sink:
             for concurrency in _CONCURRENCIES:
-                yield from _side_by_side(plan, sink, concurrency, f"{latency * 1000:.0f} ms, {concurrency} at once")
+                yield from _side_by_side(
+                    plan, sink, concurrency, f"{latency * 1000:.0f} ms, {concurrency} at once"
+                )
 
 
 def _side_by_side(plan: Plan, sink: Sink, concurrency: int, how: str) -> Iterator[Row]:
