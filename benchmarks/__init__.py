@@ -1,4 +1,4 @@
-"""How fast per_agent is, beside its peers: `python -m benchmarks`, from a checkout, with `pip install '.[sidecar,bench]'`.
+"""How fast per_agent is, beside its peers: `python -m benchmarks`, after `pip install '.[bench]'` in a checkout.
 
 ==============  =====================================================================================
 `caller`        what one call costs the caller, while what it recorded is stored and delivered

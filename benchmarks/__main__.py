@@ -21,7 +21,7 @@ How fast per_agent is on this machine, beside its peers, and whether it reaches 
 
 Everything runs on this machine and over loopback; files go to a folder that is removed. Each measurement
 is a process of its own, pinned to one processor, with what it talks to on another. Peers that are not
-installed are rows that say so: pip install '.[sidecar,bench]' has them all. Figures of a busy machine tell
+installed are rows that say so: pip install '.[bench]' has them all. Figures of a busy machine tell
 little: stop what else runs, and compare rows of one run, never runs of two machines.
 """
 _EXAMPLES = """\

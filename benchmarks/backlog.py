@@ -1,4 +1,4 @@
-"""What waits for an upstream that is down: whether it slows anything, how much memory and disk it takes, and gives back.
+"""What waits for an upstream that is down: what it slows, how much memory and disk it takes, and gives back.
 
 One process records, with nothing waiting at first and with all waiting at the end; the next one starts on what it
 left, with an upstream that takes everything. Identifiers of customers and users have 8 characters.
@@ -55,7 +55,7 @@ def run(plan: Plan) -> Iterator[Row]:
 
 def fill(*, folder: str, events: int) -> dict[str, float]:
     """In the child: record *events* that cannot be delivered."""
-    from per_agent import Agent, IntakeSettings  # noqa: PLC0415
+    from per_agent import Agent, IntakeSettings
 
     place, window = Path(folder), min(_WINDOW, events // 4)
     with Agent(place, [away()], intake=IntakeSettings(overflow="block")) as agent:
@@ -83,7 +83,7 @@ def fill(*, folder: str, events: int) -> dict[str, float]:
 
 def drain(*, folder: str, events: int, empty: int) -> dict[str, float]:
     """In the child: start on what `fill` left, and deliver it."""
-    from per_agent import Agent  # noqa: PLC0415
+    from per_agent import Agent
 
     place, window, nowhere = Path(folder), min(_WINDOW, events // 4), Nowhere()
     full = on_disk(place)

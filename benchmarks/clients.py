@@ -53,7 +53,7 @@ def made(name: str, place: Place) -> Client:
 
 def _agent(destination: Callable[[Place], Any], **intake: Any) -> Callable[[Place], Client]:
     def make(place: Place) -> Client:
-        from per_agent import Agent, IntakeSettings  # noqa: PLC0415
+        from per_agent import Agent, IntakeSettings
 
         settings = IntakeSettings(**intake, **({"overflow": "block"} if place.roomy else {}))
         agent = Agent(place.folder, [destination(place)], intake=settings)
@@ -69,13 +69,13 @@ def _flush(agent: Any) -> None:
 
 
 def _sidecar(place: Place) -> Any:
-    from per_agent import Sidecar  # noqa: PLC0415
+    from per_agent import Sidecar
 
     return Sidecar(place.url, "token")
 
 
 def _ledger(_: Place) -> Any:
-    from per_agent import Ledger  # noqa: PLC0415
+    from per_agent import Ledger
 
     return Ledger()
 
@@ -90,8 +90,8 @@ class Nowhere:
     name, batch, concurrency, counts_on_arrival = "nowhere", 500, 1, False
 
     def __init__(self) -> None:
-        from per_agent import Activity, MeterEvent  # noqa: PLC0415
-        from per_agent.destinations.outcome import Delivered  # noqa: PLC0415
+        from per_agent import Activity, MeterEvent
+        from per_agent.destinations.outcome import Delivered
 
         self.takes = frozenset({Activity, MeterEvent})
         self._delivered = Delivered()
@@ -114,14 +114,14 @@ class Nowhere:
 
 def away() -> Any:
     """An upstream that is down for as long as anybody asks."""
-    from per_agent import MemoryDestination  # noqa: PLC0415
-    from per_agent.destinations.outcome import Retry  # noqa: PLC0415
+    from per_agent import MemoryDestination
+    from per_agent.destinations.outcome import Retry
 
     return MemoryDestination(repeat(Retry("down", after=300)), name="nowhere", batch=500)
 
 
 def _agent_to_disk(place: Place) -> Client:
-    from per_agent import Agent, IntakeSettings  # noqa: PLC0415
+    from per_agent import Agent, IntakeSettings
 
     agent = Agent(place.folder, [away()], intake=IntakeSettings(overflow="block"))
     agent.start(wait=True)
@@ -132,7 +132,7 @@ def _agent_to_disk(place: Place) -> Client:
 
 
 def _posthog(place: Place) -> Client:
-    import posthog  # noqa: PLC0415
+    import posthog
 
     options: dict[str, Any] = {"max_queue_size": _ROOM} if place.roomy else {}
     client = posthog.Posthog("key", host=place.url, **options)
@@ -144,7 +144,7 @@ def _posthog(place: Place) -> Client:
 
 
 def _segment(place: Place) -> Client:
-    from segment.analytics import Client as Segment  # noqa: PLC0415
+    from segment.analytics import Client as Segment
 
     options: dict[str, Any] = {"max_queue_size": _ROOM} if place.roomy else {}
     client = Segment("key", host=place.url, **options)
@@ -156,9 +156,9 @@ def _segment(place: Place) -> Client:
 
 
 def _opentelemetry(place: Place) -> Client:
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter  # noqa: PLC0415
-    from opentelemetry.sdk._logs import LoggerProvider  # noqa: PLC0415
-    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 
     options: dict[str, Any] = {"max_queue_size": _ROOM} if place.roomy else {}
     provider = LoggerProvider()
@@ -173,7 +173,7 @@ def _opentelemetry(place: Place) -> Client:
 
 
 def _sentry(place: Place) -> Client:
-    import sentry_sdk  # noqa: PLC0415
+    import sentry_sdk
 
     sentry_sdk.init(dsn=f"http://key@127.0.0.1:{place.port}/1")
 
@@ -184,7 +184,7 @@ def _sentry(place: Place) -> Client:
 
 
 def _datadog(place: Place) -> Client:
-    from datadog.dogstatsd import DogStatsd  # noqa: PLC0415
+    from datadog.dogstatsd import DogStatsd
 
     client = DogStatsd(host="127.0.0.1", port=place.port)
 
@@ -195,8 +195,8 @@ def _datadog(place: Place) -> Client:
 
 
 def _amberflo(place: Place) -> Client:
-    from metering.ingest import create_ingest_client  # noqa: PLC0415
-    from metering.session.ingest_session import IngestSession  # noqa: PLC0415
+    from metering.ingest import create_ingest_client
+    from metering.session.ingest_session import IngestSession
 
     IngestSession.root_url = place.url
     client = create_ingest_client(api_key="key", **({"max_queue_size": _ROOM} if place.roomy else {}))
@@ -211,14 +211,14 @@ def _amberflo(place: Place) -> Client:
 
 
 def _persist_queue(place: Place) -> Client:
-    from persistqueue import SQLiteAckQueue  # noqa: PLC0415
+    from persistqueue import SQLiteAckQueue
 
     events = SQLiteAckQueue(str(place.folder), multithreading=True)
     return Client(lambda billing, user, kind: events.put({"billing": billing, "user": user, "kind": kind}))
 
 
 def _litequeue(place: Place) -> Client:
-    from litequeue import LiteQueue  # noqa: PLC0415
+    from litequeue import LiteQueue
 
     events = LiteQueue(str(place.folder / "queue.db"))
     return Client(
@@ -227,7 +227,7 @@ def _litequeue(place: Place) -> Client:
 
 
 def _diskcache(place: Place) -> Client:
-    import diskcache  # noqa: PLC0415
+    import diskcache
 
     events = diskcache.Deque(directory=str(place.folder))
     return Client(lambda billing, user, kind: events.append({"billing": billing, "user": user, "kind": kind}))
@@ -264,7 +264,7 @@ def _sqlite(synchronous: str, group: int) -> Callable[[Place], Client]:
 
 def _queue(place: Place) -> Client:
     """A queue in memory, and a thread that posts what is in it, a hundred at a time."""
-    import httpx  # noqa: PLC0415
+    import httpx
 
     waiting: queue.Queue[dict[str, str]] = queue.Queue()
 
@@ -286,7 +286,7 @@ def _queue(place: Place) -> Client:
 
 
 def _httpx(place: Place) -> Client:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     return Client(
         lambda billing, user, kind: httpx.post(

@@ -60,7 +60,7 @@ def measured(call: Callable[[], object]) -> dict[str, float]:
 
 def of_the_agent(beside: Callable[[], object] | None = None) -> dict[str, float]:
     """The figures of `Agent.add_activity`, with a journal and the embedded ledger; with *beside* done after it."""
-    from per_agent import Agent  # noqa: PLC0415
+    from per_agent import Agent
 
     with tempfile.TemporaryDirectory() as folder, Agent(folder) as agent:
         add = agent.add_activity

@@ -60,7 +60,7 @@ def run(plan: Plan) -> Iterator[Row]:
 
 def measure(*, folder: str, rows: int) -> dict[str, Any]:
     """Both tables, each row by its subject."""
-    from per_agent import Ledger  # noqa: PLC0415
+    from per_agent import Ledger
 
     path = Path(folder) / "ledger.db"
     ledger = Ledger(path, clock=(_START + timedelta(days=_DAYS)).timestamp)
@@ -79,8 +79,8 @@ def _times(rows: int, dice: random.Random) -> Iterator[float]:
 
 
 def _activities(rows: int) -> Iterator[Any]:
-    from per_agent import Activity  # noqa: PLC0415
-    from per_agent.event import Identifiers  # noqa: PLC0415
+    from per_agent import Activity
+    from per_agent.event import Identifiers
 
     dice, identifiers = random.Random(1), Identifiers()
     for at in _times(rows, dice):
@@ -89,8 +89,8 @@ def _activities(rows: int) -> Iterator[Any]:
 
 
 def _meter_events(rows: int) -> Iterator[Any]:
-    from per_agent import MeterEvent  # noqa: PLC0415
-    from per_agent.event import Identifiers  # noqa: PLC0415
+    from per_agent import MeterEvent
+    from per_agent.event import Identifiers
 
     dice, identifiers = random.Random(2), Identifiers()
     for at in _times(rows, dice):

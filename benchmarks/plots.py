@@ -11,7 +11,7 @@ _OURS, _THEIRS = "#2a6f97", "#b8b8b8"
 
 def draw(results: Results) -> list[Path]:
     """The pictures of what *results* hold. Raises `ImportError` where matplotlib is not installed."""
-    import matplotlib as mpl  # noqa: PLC0415
+    import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "per_agent"  # the same figures make the same file
@@ -31,7 +31,7 @@ def draw(results: Results) -> list[Path]:
 
 def _bars(results: Results, file: str, title: str, unit: str, table: str, column: str) -> Path | None:
     """One bar for each row, on a logarithmic scale, per_agent first."""
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure
 
     rows = [row for row in results.of_table(table) if row.figures.get(column) and row.subject != "nothing"]
     if not rows:

@@ -15,8 +15,9 @@ import msgspec
 from benchmarks.plan import Row
 
 _PACKAGES = (
-    "per-agent", "httpx", "uvicorn", "uvloop", "httptools", "diskcache", "msgspec", "posthog", "segment-analytics-python",
-    "opentelemetry-sdk", "sentry-sdk", "datadog", "amberflo-metering-python", "persist-queue", "litequeue", "httpx-aiohttp",
+    "per-agent", "httpx", "uvicorn", "uvloop", "httptools", "diskcache", "msgspec",
+    "posthog", "segment-analytics-python", "opentelemetry-sdk", "sentry-sdk", "datadog", "amberflo-metering-python",
+    "persist-queue", "litequeue", "httpx-aiohttp",
 )  # fmt: skip
 
 

@@ -96,8 +96,8 @@ def section(results: Results) -> str:
     machine = results.machine
     kind = ", a quick run" if results.options.get("quick") else ""
     return (
-        f"Measured in one run on {results.date[:10]}{kind}: {machine['processors']} processors ({machine['processor']}), "
-        f"Python {machine['python']}, {machine['system']}.\n\n"
+        f"Measured in one run on {results.date[:10]}{kind}: {machine['processors']} processors "
+        f"({machine['processor']}), Python {machine['python']}, {machine['system']}.\n\n"
         f"{_markdown(_PEERS, _peers(results))}\n"
         f"{_markdown(('', 'goal', 'found', ''), map(_goal, judged(results)))}\n"
     )

@@ -37,7 +37,10 @@ TABLES = (REQUESTS,)
 
 _EVENT = '{"billing_id":"acme","user_id":"user-\0","activity_type_id":"active-users"}'
 _ACTIVITY = '{"billingId":"acme","userId":"user-\0","activityTypeId":"active-users"}'
-_METER = '{"event_name":"api.calls","identifier":"id-\0","timestamp":1764000000,"payload":{"customer_id":"cus_1","value":"1"}}'
+_METER = (
+    '{"event_name":"api.calls","identifier":"id-\0","timestamp":1764000000,'
+    '"payload":{"customer_id":"cus_1","value":"1"}}'
+)
 _LINES = "\n".join([_EVENT] + [_EVENT.replace("\0", f"{n:012}") for n in range(1, _BATCH)])
 _QUERY = "billingId=acme&userId=user-\0&activityTypeId=active-users"
 # A request has one "\0", which stands for twelve digits.

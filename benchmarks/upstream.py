@@ -82,7 +82,7 @@ def measure(*, name: str, port: int, folder: str, concurrency: int, seconds: flo
 
 
 def _agent(url: str, folder: Path, concurrency: int) -> Callable[[], object]:
-    from per_agent import Agent, Per  # noqa: PLC0415
+    from per_agent import Agent, Per
 
     agent = Agent(folder, [Per("token", url=url, concurrency=concurrency)])
     for n in range(50_000):
@@ -91,7 +91,7 @@ def _agent(url: str, folder: Path, concurrency: int) -> Callable[[], object]:
 
 
 def _threads(url: str, _: Path, concurrency: int) -> Callable[[], object]:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     stop = threading.Event()
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
@@ -109,7 +109,7 @@ def _threads(url: str, _: Path, concurrency: int) -> Callable[[], object]:
 
 def _loop(transport: Callable[[int], Any]) -> Callable[[str, Path, int], Callable[[], object]]:
     def start(url: str, _: Path, concurrency: int) -> Callable[[], object]:
-        import httpx  # noqa: PLC0415
+        import httpx
 
         stop = threading.Event()
 
@@ -130,15 +130,15 @@ def _loop(transport: Callable[[int], Any]) -> Callable[[str, Path, int], Callabl
 
 
 def _own(concurrency: int) -> Any:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     return httpx.AsyncHTTPTransport(limits=limits)
 
 
 def _aiohttp(concurrency: int) -> Any:
-    import httpx  # noqa: PLC0415
-    from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415
+    import httpx
+    from httpx_aiohttp import AiohttpTransport
 
     return AiohttpTransport(limits=httpx.Limits(max_connections=concurrency))
 

@@ -3,7 +3,7 @@
 A figure that has grown on purpose is recorded anew with `python -m benchmarks.hot_path --renew`.
 """
 
-import os
+from pathlib import Path
 
 import pytest
 
@@ -31,4 +31,4 @@ def test_a_few_lines_on_the_path_are_noticed():
 
 
 def test_a_single_costly_call_on_the_path_is_noticed():
-    assert "ratio" in hot_path.grown(hot_path.of_the_agent(lambda: os.stat("/")), RECORD)
+    assert "ratio" in hot_path.grown(hot_path.of_the_agent(lambda: Path("/").stat()), RECORD)
