@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clients import Nowhere, away
+from benchmarks.clients.agents import Nowhere, away
 from benchmarks.measure import on_disk, peak, resident
 from benchmarks.plan import Column, Plan, Row, Table, row
 from benchmarks.processes import measured

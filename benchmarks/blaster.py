@@ -60,7 +60,7 @@ def blast(
     refused = f"{load.refused} requests were refused, at last with {load.refusal!r}" if load.refused else ""
     if load.refused > len(load.took) // 100:
         raise RuntimeError(refused)
-    return quantiles(load.took) | {"rate": len(load.took) / lasted}
+    return quantiles(load.took) | {"rate": len(load.took) / lasted, "answers": len(load.took)}
 
 
 class _Load:

@@ -13,7 +13,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clients import Client, Place, made
+from benchmarks.clients import made
+from benchmarks.clients.client import Client, Place
 from benchmarks.measure import quantiles
 from benchmarks.plan import Column, Plan, Row, Table, row
 from benchmarks.processes import Sink, measured

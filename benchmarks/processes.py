@@ -40,11 +40,13 @@ def measured(function: str, *, timeout: float = 180.0, **arguments: Any) -> dict
     os.sched_setaffinity(child.pid, {CLIENTS})
     try:
         said, errors = child.communicate(timeout=timeout)
+        ended = time.monotonic()
     except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
         return {"failed": f"took more than {timeout:.0f} s"}
-    ended = time.monotonic()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            child.communicate()
     if child.returncode != 0:
         return {"failed": (errors.strip().splitlines() or [f"exit code {child.returncode}"])[-1][:200]}
     found: dict[str, Any] = json.loads(said.strip().splitlines()[-1])

@@ -117,7 +117,7 @@ _PEERS = (
 
 def _peers(results: Results) -> list[tuple[str, ...]]:
     """A line for each of those whose call was measured."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for name in ("per_agent", *(row.subject for row in results.of_table("caller.paced"))):
         if (name.startswith("per_agent") and lines) or name == "nothing":
             continue

@@ -8,7 +8,7 @@ all on the same processor.
 import json
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,13 @@ def run(plan: Plan) -> Iterator[Row]:
                     yield from _loaded(plan, address, form, subject, empty[over])
 
 
-def _loaded(plan: Plan, address: str | int, form: str, subject: str, empty: float) -> Iterator[Row]:
+def _loaded(
+    plan: Plan, address: str | int, form: str, subject: str, empty: float
+) -> Generator[Row, None, dict[str, Any]]:
     """A row: the most that the server at *address* answers, and then half of that. Returns what was found."""
     plan.tell(subject)
     before, _, after = _request(*_FORMS[form]).partition("\0")
-    how = {"address": address, "before": before, "after": after, "seconds": plan.seconds}
+    how: dict[str, Any] = {"address": address, "before": before, "after": after, "seconds": plan.seconds}
     found = measured("blaster:blast", **how)
     if "rate" in found:
         found |= measured("blaster:blast", rate=found["rate"] / 2, **how) | {"rate": found["rate"]}

@@ -11,7 +11,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clients import Place, made
+from benchmarks.clients import made
+from benchmarks.clients.client import Place
 from benchmarks.measure import Spent, on_disk, peak, resident, written
 from benchmarks.plan import Column, Plan, Row, Table, row
 from benchmarks.processes import Sink, events_at, measured
