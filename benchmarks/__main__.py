@@ -27,7 +27,7 @@ little: stop what else runs, and compare rows of one run, never runs of two mach
 _EXAMPLES = """\
 examples:
   python -m benchmarks                        all of it, about ten minutes; writes benchmarks/results.json and *.svg
-  python -m benchmarks --quick                two minutes less of patience and a fifth of the events: a first look
+  python -m benchmarks --quick                a fifth of the events and a quarter of the time: a first look
   python -m benchmarks --only caller,ledger   two areas; results are written only where --out says
   python -m benchmarks --full                 20 million events waiting, 10 million in the ledger: half an hour
   python -m benchmarks --readme               the README's section from benchmarks/results.json, nothing is measured

@@ -22,7 +22,8 @@ _BATCH = 500
 REQUESTS = Table(
     "sidecar.requests",
     "The sidecar",
-    "Requests a second at most, and how long one takes at half of that. Events are what is in them.",
+    "Requests a second at most, and how long one takes at half of that. Events are what is in them. The load is not "
+    "what limits it where its own processor is not busy.",
     (
         Column("rate", "requests/s"),
         Column("events", "events/s"),
@@ -31,6 +32,7 @@ REQUESTS = Table(
         Column("p99", "p99 µs"),
         Column("p999", "p99.9 µs"),
         Column("max", "max µs"),
+        Column("own", "load's own CPU %"),
     ),
 )
 TABLES = (REQUESTS,)
@@ -88,7 +90,9 @@ def _loaded(
     how: dict[str, Any] = {"address": address, "before": before, "after": after, "seconds": plan.seconds}
     found = measured("blaster:blast", **how)
     if "rate" in found:
-        found |= measured("blaster:blast", rate=found["rate"] / 2, **how) | {"rate": found["rate"]}
+        found |= measured("blaster:blast", rate=found["rate"] / 2, **how) | {
+            key: found[key] for key in ("rate", "own")
+        }
         found["events"] = found["rate"] * (_BATCH if "NDJSON" in form else 1)
         if empty and "NDJSON" not in form:
             found["share"] = found["rate"] / empty * 100
