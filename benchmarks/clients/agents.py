@@ -16,7 +16,7 @@ def _agent(destination: Callable[[Place], Any], **intake: Any) -> Callable[[Plac
             intake["overflow"] = "block"
         settings = IntakeSettings(**intake)
         agent = Agent(place.folder, [destination(place)], intake=settings)
-        agent.start(wait=True)
+        agent.start()
         return Client(agent.add_activity, lambda: _flush(agent))
 
     return make
@@ -83,8 +83,13 @@ def _agent_to_disk(place: Place) -> Client:
     from per_agent import Agent, IntakeSettings
 
     agent = Agent(place.folder, [away()], intake=IntakeSettings(overflow="block"))
-    agent.start(wait=True)
-    return Client(agent.add_activity, lambda: agent.add_activity("acme", "user-last", "active").stored(60))
+    agent.start()
+
+    def flush() -> None:
+        if not agent.add_activity("acme", "user-last", "active-users").stored(60):
+            raise TimeoutError("not stored within 60 s")
+
+    return Client(agent.add_activity, flush)
 
 
 MAKERS: dict[str, Callable[[Place], Client]] = {
