@@ -50,11 +50,13 @@ def blast(
 ) -> dict[str, Any]:
     """In the child: as fast as the server answers, or *rate* requests a second, on a port or a socket's path.
 
-    At a rate, a request's time counts from when it was due, also where no connection was free for it then. `own` is
-    the generator's own share of its processor, in percent: well under 100, it is not what holds things up.
+    At a rate, a request's time counts from when it was due, also where no connection was free for it then. `answers`
+    counts those of a short time before the measured one, too. `own` is the generator's own share of its processor,
+    in percent: well under 100, it is not what holds things up.
     """
     load = _Load(before, after, [_Connection(address) for _ in range(connections)], rate)
     load.run(_WARM)
+    warmed = len(load.took)
     load.took.clear()
     load.refused = 0
     with Spent() as spent:
@@ -64,7 +66,7 @@ def blast(
         raise RuntimeError(refused)
     return quantiles(load.took) | {
         "rate": len(load.took) / spent.seconds,
-        "answers": len(load.took),
+        "answers": warmed + len(load.took),
         "own": spent.processor / spent.seconds * 100,
     }
 

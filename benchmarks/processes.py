@@ -79,6 +79,11 @@ class Server:
         self._process.kill()  # what it holds is nobody's
         self._process.communicate()
 
+    def processor(self) -> float:
+        """Seconds of processor time that it has taken, all threads."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 class Sink(Server):
     """An HTTP server that takes everything, after *delay* seconds; None: it takes requests and never answers."""

@@ -98,6 +98,8 @@ GOALS = (
          _of("sidecar.requests", _ONE, "share")),
     Goal("sidecar, one event a request, by TCP", "≥", 70, "% of an empty application",
          _of("sidecar.requests", _ONE_TCP, "share")),
+    Goal("the same, by the processor time of both", "≥", 70, "% of an empty application",
+         _of("sidecar.requests", _ONE_TCP, "by_processor")),
     Goal("sidecar, NDJSON of 500", "≥", 250_000, "events/s",
          _most("sidecar.requests", "POST /v1/events, NDJSON of 500", "events")),
     Goal("memory, with the most that waited", "≤", 80, "MB", _most("backlog.waiting", "", "memory")),

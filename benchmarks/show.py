@@ -95,9 +95,10 @@ def section(results: Results) -> str:
     """What stands between the marks."""
     machine = results.machine
     kind = ", a quick run" if results.options.get("quick") else ""
+    busy = f", with much else to do (load {machine['load']})" if machine["load"] > 1 else ""
     return (
         f"Measured in one run on {results.date[:10]}{kind}: {machine['processors']} processors "
-        f"({machine['processor']}), Python {machine['python']}, {machine['system']}.\n\n"
+        f"({machine['processor']}), Python {machine['python']}, {machine['system']}{busy}.\n\n"
         f"{_markdown(_PEERS, _peers(results))}\n"
         f"{_markdown(('', 'goal', 'found', ''), map(_goal, judged(results)))}\n"
     )

@@ -8,8 +8,7 @@ all on the same processor.
 import json
 import socket
 import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,14 @@ REQUESTS = Table(
     "sidecar.requests",
     "The sidecar",
     "Requests a second at most, and how long one takes at half of that. Events are what is in them. The load is not "
-    "what limits it where its own processor is not busy.",
+    "what limits it where its own processor is not busy. What the server's processor did for each does not depend on "
+    "what else the machine does.",
     (
         Column("rate", "requests/s"),
         Column("events", "events/s"),
         Column("share", "% of the empty one"),
+        Column("each", "CPU µs each", 1),
+        Column("by_processor", "% by CPU"),
         Column("p50", "p50 µs"),
         Column("p99", "p99 µs"),
         Column("p999", "p99.9 µs"),
@@ -57,15 +59,13 @@ _AWAY = '[destinations.away]\ntype = "sidecar"\nurl = "http://127.0.0.1:9"\ntoke
 
 
 def run(plan: Plan) -> Iterator[Row]:
-    empty: dict[str, float] = {}
+    empty: dict[str, dict[str, float]] = {}
     for over in ("TCP", "Unix"):
-        with tempfile.TemporaryDirectory(dir=plan.folder) as folder:
-            with _empty(Path(folder)) as server:
-                address = int(server.said) if over == "TCP" else f"{folder}/s"
-                found = yield from _loaded(
-                    plan, address, "POST /v1/events", f"empty application, {over}", 0.0
-                )
-            empty[over] = found.get("rate", 0.0)
+        with tempfile.TemporaryDirectory(dir=plan.folder) as folder, _empty(Path(folder)) as server:
+            plan.tell(f"empty application, {over}")
+            address = int(server.said) if over == "TCP" else f"{folder}/s"
+            empty[over] = _loaded(plan, server, address, "POST /v1/events")
+        yield row(REQUESTS, f"empty application, {over}", empty[over])
     for form in _FORMS:
         ways = (
             [("TCP", True), ("TCP", False), ("Unix", True)]
@@ -74,30 +74,31 @@ def run(plan: Plan) -> Iterator[Row]:
         )
         for over, is_away in ways:
             subject = f"{form}, {over}" + (", upstream away" if is_away else ", delivering to its ledger")
-            with tempfile.TemporaryDirectory(dir=plan.folder) as folder:
-                port = _free_port()
-                with _sidecar(Path(folder), port, _AWAY if is_away else ""):
-                    address = port if over == "TCP" else f"{folder}/s"
-                    yield from _loaded(plan, address, form, subject, empty[over])
+            plan.tell(subject)
+            port = _free_port()
+            with (
+                tempfile.TemporaryDirectory(dir=plan.folder) as folder,
+                _sidecar(Path(folder), port, _AWAY if is_away else "") as server,
+            ):
+                found = _loaded(plan, server, port if over == "TCP" else f"{folder}/s", form)
+            if "NDJSON" not in form and "rate" in found and "rate" in empty[over]:
+                found["share"] = found["rate"] / empty[over]["rate"] * 100
+                found["by_processor"] = empty[over]["each"] / found["each"] * 100
+            yield row(REQUESTS, subject, found)
 
 
-def _loaded(
-    plan: Plan, address: str | int, form: str, subject: str, empty: float
-) -> Generator[Row, None, dict[str, Any]]:
-    """A row: the most that the server at *address* answers, and then half of that. Returns what was found."""
-    plan.tell(subject)
+def _loaded(plan: Plan, server: Server, address: str | int, form: str) -> dict[str, Any]:
+    """The most that *server*, which listens at *address*, answers, and how long it takes at half of that."""
     before, _, after = _request(*_FORMS[form]).partition("\0")
     how: dict[str, Any] = {"address": address, "before": before, "after": after, "seconds": plan.seconds}
-    found = measured("blaster:blast", **how)
-    if "rate" in found:
-        found |= measured("blaster:blast", rate=found["rate"] / 2, **how) | {
-            key: found[key] for key in ("rate", "own")
-        }
-        found["events"] = found["rate"] * (_BATCH if "NDJSON" in form else 1)
-        if empty and "NDJSON" not in form:
-            found["share"] = found["rate"] / empty * 100
-    yield row(REQUESTS, subject, found)
-    return found
+    processor = server.processor()
+    most = measured("blaster:blast", **how)
+    if "rate" not in most:
+        return most
+    each = (server.processor() - processor) / most["answers"] * 1e6
+    half = measured("blaster:blast", rate=most["rate"] / 2, **how)
+    events = most["rate"] * (_BATCH if "NDJSON" in form else 1)
+    return half | {"rate": most["rate"], "own": most["own"], "each": each, "events": events}
 
 
 def _request(method: str, target: str, body: str, kind: str) -> str:
@@ -112,7 +113,7 @@ def _empty(folder: Path) -> Server:
     return Server("benchmarks.empty", f"{folder}/s")
 
 
-def _sidecar(folder: Path, port: int, destinations: str) -> AbstractContextManager[Any]:
+def _sidecar(folder: Path, port: int, destinations: str) -> Server:
     config = folder / "config.toml"
     config.touch(mode=0o600)
     values = {
