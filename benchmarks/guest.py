@@ -51,8 +51,8 @@ HOST = Table(
 EXIT = Table(
     "guest.exit",
     "The way out",
-    f"From the program's last line to the end of its process. Pending: {_PENDING} events, recorded just before. "
-    f"After {_PATIENCE * 1000:,.0f} ms it was killed.",
+    f"From the program's last line to the end of its process. Pending: {_PENDING} events, recorded just before; with "
+    f"nothing pending, the shortest of three. After {_PATIENCE * 1000:,.0f} ms it was killed.",
     (
         Column("nothing", "nothing pending, upstream away ms"),
         Column("refusing", "pending, upstream away ms"),
@@ -104,7 +104,7 @@ def run(plan: Plan) -> Iterator[Row]:
                 "refusing": {"port": port, "pending": _PENDING},
                 "silent": {"port": silent.port, "pending": _PENDING},
             }
-            found = {way: _of(plan, "left", name=name, timeout=_PATIENCE, **how) for way, how in ways.items()}
+            found = {way: _way_out(plan, name, **how) for way, how in ways.items()}
             if "not_installed" in found["nothing"]:
                 yield row(EXIT, name, found["nothing"])
                 continue
@@ -116,6 +116,15 @@ def run(plan: Plan) -> Iterator[Row]:
 def _of(plan: Plan, what: str, **arguments: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=plan.folder) as folder:
         return measured(f"guest:{what}", folder=folder, **arguments)
+
+
+def _way_out(plan: Plan, name: str, *, port: int, pending: int) -> dict[str, Any]:
+    """The shortest of three, where nothing holds it up but the machine."""
+    tries = 1 if pending else 3
+    found = [
+        _of(plan, "left", name=name, port=port, pending=pending, timeout=_PATIENCE) for _ in range(tries)
+    ]
+    return min(found, key=lambda one: one.get("exit_ms", _PATIENCE * 1000))
 
 
 def _median(found: list[dict[str, Any]]) -> dict[str, Any]:
