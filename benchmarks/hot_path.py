@@ -1,7 +1,8 @@
 """What one `add_activity` costs, told in ways that do not depend on what else the machine does: two counts and a ratio.
 
     python -m benchmarks.hot_path            shows them beside the record
-    python -m benchmarks.hot_path --renew    records them for this version of Python, in hot_path.json
+    python -m benchmarks.hot_path --renew    records them in hot_path.json, in the place of all that is there
+    python -m benchmarks.hot_path --add      records them beside what is there of other versions of Python
 
 *instructions* are those of the interpreter, *calls* are calls of functions written in C, both of one call when it
 has nothing else to do; they are the same on every machine and under any load. They do not see what a C function costs,
@@ -32,7 +33,6 @@ _ROUNDS = 1500
 _PATIENCE = 3.0  # seconds for them
 _COUNTED = 60  # calls: some wake the spooler; the least that one takes is the path of nearly all
 _TOOL = 4  # one that `sys.monitoring` names for nobody
-
 
 GROWTH = 1.25
 """By what a figure may grow before somebody has to say that it should."""
@@ -80,10 +80,9 @@ def recorded() -> dict[str, float] | None:
     return found
 
 
-def renew(figures: dict[str, float]) -> None:
-    """Record *figures* for this version of Python."""
-    known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    RECORD.write_text(json.dumps(known | {VERSION: figures}, indent=2, sort_keys=True) + "\n")
+def record(figures: Mapping[str, float], beside: Mapping[str, Any]) -> None:
+    """Record *figures* for this version of Python, and *beside* them those of others."""
+    RECORD.write_text(json.dumps({**beside, VERSION: figures}, indent=2, sort_keys=True) + "\n")
 
 
 def _instructions(call: Callable[[], object]) -> int:
@@ -205,12 +204,15 @@ class _Entry:
 
 
 def main() -> None:
-    found, before = of_the_agent(), (recorded() if RECORD.exists() else None) or {}
+    before, tries = recorded() or {}, [of_the_agent() for _ in range(3)]
+    found = {name: min(one[name] for one in tries) for name in tries[0]}
     for name, value in found.items():
         print(f"{name:<14}{value:>10}   recorded for Python {VERSION}: {before.get(name, 'nothing')}")
-    if sys.argv[1:] == ["--renew"]:
-        renew(found)
-        print(f"recorded in {RECORD.name}")
+    match sys.argv[1:]:
+        case ["--renew"]:
+            record(found, beside={})
+        case ["--add"]:
+            record(found, beside=json.loads(RECORD.read_text()))
 
 
 if __name__ == "__main__":

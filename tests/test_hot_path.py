@@ -22,6 +22,9 @@ def test_a_call_costs_at_most_a_quarter_more_than_is_recorded():
     assert grown == {}
 
 
+# The next two fail, too, where the record lies far above what a call costs by now, and so guards little.
+
+
 def test_a_few_lines_on_the_path_are_noticed():
     def lines():
         for _ in range(12):
