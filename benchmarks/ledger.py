@@ -1,11 +1,9 @@
-"""How fast the ledger takes events in and answers from many: `python benchmarks/ledger.py --rows 10000000`.
+"""How fast the embedded ledger takes events in, and how fast it answers from many of them.
 
-Sends activities, then meter events, in batches of 2000 through the destination, as the courier does; each
-batch is one durable transaction. The events' times are spread evenly over 60 days, each event up to two
-minutes late. Making the events is not timed.
+Activities, then meter events, in batches through the destination, as the courier does; each batch is one durable
+transaction. Their times are spread evenly over 60 days, each up to two minutes late. Making them is not timed.
 """
 
-import argparse
 import random
 import tempfile
 import time
@@ -13,119 +11,156 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from per_agent.destinations.local import Ledger
-from per_agent.event import Activity, Event, Identifiers, MeterEvent
+from benchmarks.plan import Column, Plan, Row, Table, row
+from benchmarks.processes import measured
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-DAYS = 60
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+_DAYS = 60
+_USERS, _BILLINGS = 100_000, 100
+_PATIENCE = 3600.0  # seconds for ten million of both kinds
 
-
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--rows", type=int, default=1_000_000, help="events of each kind")
-    options.add_argument("--users", type=int, default=100_000, help="distinct users, and distinct customers")
-    options.add_argument("--billings", type=int, default=100, help="distinct billing IDs")
-    options.add_argument("--kind", choices=("activity", "meter", "both"), default="both")
-    options.add_argument("--folder", type=Path, help="where to make the file; it is removed afterwards")
-    chosen = options.parse_args()
-    sizes = f"{chosen.users:,} users, {chosen.billings:,} billing IDs"
-    print(f"{chosen.rows:,} events of each kind in {DAYS} days, {sizes}")
-    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-        path = Path(folder) / "ledger.db"
-        ledger = Ledger(path, clock=(START + timedelta(days=DAYS)).timestamp)
-        ledger.meters.create(name="API calls", event_name="api.calls", unit="calls")
-        ledger.close()
-        if chosen.kind != "meter":
-            insert("activities", ledger, path, activities(chosen.rows, chosen.users, chosen.billings))
-            ask_for_reports(ledger)
-        if chosen.kind != "activity":
-            insert("meter events", ledger, path, meter_events(chosen.rows, chosen.users))
-            ask_for_usage(ledger, chosen.users)
-        ledger.close()
-
-
-def times(rows: int, dice: random.Random) -> Iterator[float]:
-    step = DAYS * 86_400 / rows
-    return (START.timestamp() + row * step - dice.random() * 120 for row in range(rows))
+INSERTS = Table(
+    "ledger.inserts",
+    "The ledger: events in",
+    "A batch of 2,000 is one transaction with one fsync.",
+    (
+        Column("rate", "events/s"),
+        Column("processor", "CPU s per million", 1),
+        Column("p50", "batch p50 ms", 1),
+        Column("p99", "batch p99 ms", 1),
+        Column("size", "bytes each"),
+    ),
+)
+ANSWERS = Table(
+    "ledger.answers",
+    "The ledger: answers",
+    f"From so many activities of {_USERS:,} users under {_BILLINGS} billing IDs, and as many meter events.",
+    (Column("first", "at first ms", 1), Column("again", "again ms", 1)),
+)
+TABLES = (INSERTS, ANSWERS)
 
 
-def activities(rows: int, users: int, billings: int) -> Iterator[Activity]:
+def run(plan: Plan) -> Iterator[Row]:
+    rows = plan.count(1_000_000, 10_000_000)
+    plan.tell(f"{rows:,} events of each kind")
+    with tempfile.TemporaryDirectory(dir=plan.folder) as folder:
+        found = measured("ledger:measure", folder=folder, rows=rows, timeout=_PATIENCE)
+    if "failed" in found:
+        yield row(INSERTS, "all", found)
+        return
+    for table in TABLES:
+        for subject, figures in found[table.key].items():
+            yield row(table, subject, figures)
+
+
+# In the child
+
+
+def measure(*, folder: str, rows: int) -> dict[str, Any]:
+    """Both tables, each row by its subject."""
+    from per_agent import Ledger
+
+    path = Path(folder) / "ledger.db"
+    ledger = Ledger(path, clock=(_START + timedelta(days=_DAYS)).timestamp)
+    ledger.meters.create(name="API calls", event_name="api.calls", unit="calls")
+    inserts = {f"{rows:,} activities": _insert(ledger, path, _activities(rows))}
+    answers = {what: _timed(ask) for what, ask in _reports(ledger).items()}
+    inserts[f"{rows:,} meter events"] = _insert(ledger, path, _meter_events(rows))
+    answers |= {what: _timed(ask) for what, ask in _usage(ledger).items()}
+    ledger.close()
+    return {INSERTS.key: inserts, ANSWERS.key: answers}
+
+
+def _times(rows: int, dice: random.Random) -> Iterator[float]:
+    step = _DAYS * 86_400 / rows
+    return (_START.timestamp() + row * step - dice.random() * 120 for row in range(rows))
+
+
+def _activities(rows: int) -> Iterator[Any]:
+    from per_agent import Activity
+    from per_agent.event import Identifiers
+
     dice, identifiers = random.Random(1), Identifiers()
-    for at in times(rows, dice):
-        user = dice.randrange(users)
-        yield Activity(identifiers.new(at), f"acme-{user % billings}", f"user-{user}", "active-users", at)
+    for at in _times(rows, dice):
+        user = dice.randrange(_USERS)
+        yield Activity(identifiers.new(at), f"acme-{user % _BILLINGS}", f"user-{user}", "active-users", at)
 
 
-def meter_events(rows: int, customers: int) -> Iterator[MeterEvent]:
+def _meter_events(rows: int) -> Iterator[Any]:
+    from per_agent import MeterEvent
+    from per_agent.event import Identifiers
+
     dice, identifiers = random.Random(2), Identifiers()
-    for at in times(rows, dice):
+    for at in _times(rows, dice):
         value = f"{dice.randrange(1, 10_000) / 1000}"
-        yield MeterEvent(identifiers.new(at), "api.calls", f"cus_{dice.randrange(customers):010d}", value, at)
+        customer = f"cus_{dice.randrange(_USERS):010d}"
+        yield MeterEvent(identifiers.new(at), "api.calls", customer, value, at)
 
 
-def insert(what: str, ledger: Ledger, path: Path, events: Iterator[Event]) -> None:
-    size_before, rows, processor, batches = path.stat().st_size, 0, 0.0, []
+def _insert(ledger: Any, path: Path, events: Iterator[Any]) -> dict[str, float]:
+    size_before, rows, processor = path.stat().st_size, 0, 0.0
+    batches: list[float] = []
     while batch := list(islice(events, ledger.batch)):
         began, began_processor = time.perf_counter(), time.process_time()
         outcomes = ledger.send(batch)
         batches.append(time.perf_counter() - began)
         processor += time.process_time() - began_processor
         rows += len(batch)
-        assert {type(outcome).__name__ for outcome in outcomes} == {"Delivered"}, outcomes[0]
+        kinds = {type(outcome).__name__ for outcome in outcomes}
+        if kinds != {"Delivered"}:
+            raise RuntimeError(f"not delivered: {kinds}")
     ledger.close()
-    size = path.stat().st_size - size_before
-    line(f"insert {what}", f"{rows / sum(batches):,.0f} events/s, {processor / rows * 1e6:.1f} us CPU each")
     batches.sort()
     p50, p99 = (batches[int(len(batches) * share)] * 1e3 for share in (0.5, 0.99))
-    line("  one batch of 2000", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {batches[-1] * 1e3:.0f} ms")
-    line("  file", f"{size / 1e6:,.0f} MB, {size / rows:.0f} bytes each")
-
-
-def ask_for_reports(ledger: Ledger) -> None:
-    odd = START + timedelta(hours=7, minutes=13, milliseconds=211)
-    windows = {
-        "previous month": (),
-        "from January 3rd, open end": (START + timedelta(days=2),),
-        "30 days at odd times": (odd, odd + timedelta(days=30, hours=5)),
-        "20 hours over midnight": (odd, odd + timedelta(hours=20)),
-        "everything": (START - timedelta(days=1), START + timedelta(days=DAYS)),
+    size = (path.stat().st_size - size_before) / rows
+    return {
+        "rate": rows / sum(batches),
+        "processor": processor / rows * 1e6,
+        "p50": p50,
+        "p99": p99,
+        "size": size,
     }
-    for what, window in windows.items():
-        timed(f"report, {what}", lambda window=window: ledger.get_report(*window))
 
 
-def ask_for_usage(ledger: Ledger, customers: int) -> None:
+def _reports(ledger: Any) -> dict[str, Callable[[], object]]:
+    odd = _START + timedelta(hours=7, minutes=13, milliseconds=211)
+    windows: dict[str, tuple[datetime, ...]] = {
+        "report, previous month": (),
+        "report, 30 days at odd times": (odd, odd + timedelta(days=30, hours=5)),
+        "report, 20 hours over midnight": (odd, odd + timedelta(hours=20)),
+        "report, everything": (_START - timedelta(days=1), _START + timedelta(days=_DAYS)),
+    }
+    return {what: lambda window=window: ledger.get_report(*window) for what, window in windows.items()}
+
+
+def _usage(ledger: Any) -> dict[str, Callable[[], object]]:
     events = ledger.meter_events
-    first = int(START.timestamp()) + 4711
-    meter_id = ledger.meters.retrieve("api.calls")["id"]
-    window = {"start": first, "end": first + 30 * 86_400 + 815, "meter_id": meter_id}
-    one = f"cus_{customers // 2:010d}"
+    begin = int(_START.timestamp()) + 4711
+    window = {
+        "start": begin,
+        "end": begin + 30 * 86_400 + 815,
+        "meter_id": ledger.meters.retrieve("api.calls")["id"],
+    }
+    one = f"cus_{_USERS // 2:010d}"
+    asked: dict[str, Callable[[], object]] = {}
     for step in ("day", "hour", "minute"):
-        timed(f"stats, 30 days by {step}", lambda step=step: events.stats(**window, granularity=step))
-        timed(
-            "  of one customer", lambda step=step: events.stats(**window, granularity=step, customer_id=one)
-        )
-    timed("pending amount", events.pending_amount)
-    timed("  of one customer", lambda: events.pending_amount(customer_id=one))
-    timed("list, first page", events.list)
-    timed("  of one customer", lambda: events.list(customer_id=one))
-    day = {"start": first, "end": first + 86_400}
-    timed("  of one customer in one day", lambda: events.list(customer_id=one, **day))
+        asked[f"stats, 30 days by {step}"] = lambda step=step: events.stats(**window, granularity=step)
+    asked["stats, 30 days by hour, one customer"] = lambda: events.stats(
+        **window, granularity="hour", customer_id=one
+    )
+    asked["pending amount"] = events.pending_amount
+    asked["pending amount, one customer"] = lambda: events.pending_amount(customer_id=one)
+    asked["list, first page"] = events.list
+    asked["list, first page, one customer"] = lambda: events.list(customer_id=one)
+    return asked
 
 
-def timed(what: str, call: Callable[[], object]) -> None:
+def _timed(ask: Callable[[], object]) -> dict[str, float]:
     spent = []
     for _ in range(3):
         began = time.perf_counter()
-        call()
+        ask()
         spent.append((time.perf_counter() - began) * 1e3)
-    line(what, f"{spent[0]:,.0f} ms at first, then {min(spent[1:]):,.0f} ms")
-
-
-def line(what: str, found: str) -> None:
-    print(f"{what:<36} {found}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    return {"first": spent[0], "again": min(spent[1:])}
