@@ -157,8 +157,9 @@ def test_lengths_that_add_up_to_those_of_uuids_are_not_taken_for_them():
 @pytest.mark.parametrize("known", [0, 1, 999, 1999, 2000])
 def test_what_is_new_of_a_batch_counts_however_much_of_it_was_counted_before(ledger, known):
     batch = [activity(f"u{n}", "2026-02-03T10:00:00Z") for n in range(2000)]
+    others = [activity(f"other{n}", each.at, identifier=each.id) for n, each in enumerate(batch)]
     ledger.send(batch[2000 - known :])
-    ledger.send(batch)
+    ledger.send(others)
     ledger.send(batch)
     assert unique(ledger.get_report()) == {("active", "acme"): 2000}
     assert ledger.totals()[0] == 2000
