@@ -15,6 +15,7 @@ def draw(results: Results) -> list[Path]:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "per_agent"  # the same figures make the same file
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     made = [
         _bars(results, "caller.svg", "One call at 20,000 a second, p99.9", "µs", "caller.paced", "p999"),
         _bars(
