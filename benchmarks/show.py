@@ -11,7 +11,7 @@ from rich.text import Text
 
 from benchmarks import backlog, caller, guest, ledger, sidecar, throughput, upstream
 from benchmarks.plan import Column, Row, Table
-from benchmarks.reach import Judged, judged
+from benchmarks.reach import GOALS, Judged, judged
 from benchmarks.results import Results
 
 AREAS: dict[str, ModuleType] = {
@@ -63,13 +63,13 @@ def show_goals(console: Console, results: Results) -> None:
     drawn = Drawn(box=box.SIMPLE_HEAD, title="The goals", title_justify="left", title_style="bold")
     for heading in ("", "goal", "found", ""):
         drawn.add_column(heading, justify="right" if heading in ("goal", "found") else "left")
-    for each in judged(results):
-        if each.found is not None:
-            drawn.add_row(*_goal(each), style=_STYLES[each.is_reached])
-    console.print(drawn)
-    unmeasured = sum(each.found is None for each in judged(results))
-    if unmeasured:
-        console.print(Text(f"{unmeasured} goals were not measured in this run.", "dim"))
+    found = [each for each in judged(results) if each.found is not None]
+    for each in found:
+        drawn.add_row(*_goal(each), style=_STYLES[each.is_reached])
+    if found:
+        console.print(drawn)
+    if len(found) < len(GOALS):
+        console.print(Text(f"{len(GOALS) - len(found)} goals were not measured in this run.", "dim"))
 
 
 def _goal(each: Judged) -> tuple[str, str, str, str]:
