@@ -122,7 +122,7 @@ def _measure(chosen: argparse.Namespace, areas: list[str], out: Console, err: Co
         for area in areas:
             with _telling(err, area, began) as tell:
                 plan = Plan(seconds, chosen.quick, chosen.full, Path(folder), tell)
-                measured = list(show.AREAS[area].run(plan))
+                measured = list(_rows(area, plan))
             rows += measured
             if not chosen.json:
                 show.show_area(out, area, measured)
@@ -130,6 +130,14 @@ def _measure(chosen: argparse.Namespace, areas: list[str], out: Console, err: Co
     return Results.of(
         rows, here, areas=areas, quick=chosen.quick, full=chosen.full, seconds=seconds, took=took
     )
+
+
+def _rows(area: str, plan: Plan) -> Iterator[Row]:
+    """The rows of *area*; where one of its servers did not start, a last one that says so."""
+    try:
+        yield from show.AREAS[area].run(plan)
+    except RuntimeError as error:
+        yield Row(show.AREAS[area].TABLES[0].key, "per_agent", note=f"failed: {error}")
 
 
 @contextmanager
