@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from per_agent import failpoint, files
 from per_agent.event import Identifiers, check_length
@@ -164,16 +164,16 @@ class Journal:
     # What becomes of a slot
 
     def stamps(self, places: Iterable[Place]) -> list[int]:
-        """The numbers of the events at *places*, a number for each slot."""
+        """The numbers that the slots at *places* have, each `// STEP`."""
         mapped, unpack, at = self._mapped, layout.STAMP.unpack_from, layout.STAMP_AT
         return [unpack(mapped, slot + at)[0] // ROUTES for slot in _slots(places)]
 
     def release(self, places: Iterable[Place]) -> None:
         """Free the slots of events that are stored, or that were not accepted after all. For any thread."""
-        at = layout.STATE_AT
+        mapped, at, free = self._mapped, layout.STATE_AT, layout.FREE
         slots = _slots(places)
         for slot in slots:
-            self._mapped[slot + at] = layout.FREE
+            mapped[slot + at] = free
         slots.reverse()  # the first are used first
         self._free.extend(slots)
 
@@ -288,13 +288,12 @@ def _nothing(size: int) -> mmap.mmap:
 
 
 def _slots(places: Iterable[Place]) -> list[int]:
-    slots: list[int] = []
-    for place in places:
-        if type(place) is int:
-            slots.append(place)
-        elif place is not None:
-            slots += place  # type: ignore[arg-type]  # the type check above is by identity, for its speed
-    return slots
+    slots: list[Any] = list(places)
+    if set(map(type, slots)) == {int}:  # nearly always: no event is long
+        return slots
+    return [
+        slot for place in slots if place is not None for slot in (place if type(place) is tuple else (place,))
+    ]
 
 
 def _dying(

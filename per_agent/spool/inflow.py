@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from per_agent import failpoint
-from per_agent.event import Receipt, identified
+from per_agent.event import STEP, Receipt, identified
 from per_agent.journal import Journal, Place, Stamps
 from per_agent.spool.block import Block
 from per_agent.spool.transaction import Transaction
@@ -137,7 +137,7 @@ class Inflow:
             changes.drop(lane, count)
         journal = self.journal
         if journal is not None and receipts:
-            self._storing = self._stored.plus(journal.stamps(_places(receipts)))
+            self._storing = self._stored.plus(_stamps(journal, receipts))
             changes.note_journaled(journal.id, self._storing)
         return fresh
 
@@ -196,6 +196,13 @@ def _identified(receipts: Sequence[Receipt]) -> list[bytes]:
 
 def _places(receipts: Iterable[Receipt]) -> Iterable[Place]:
     return map(attrgetter("_place"), receipts)
+
+
+def _stamps(journal: Journal, receipts: Sequence[Receipt]) -> list[int]:
+    """The numbers of all slots in which their events lie."""
+    if set(map(type, _places(receipts))) == {int}:  # each in one, which has the event's own number
+        return [number // STEP for number in map(attrgetter("_number"), receipts)]
+    return journal.stamps(_places(receipts))
 
 
 def _batched(several: list[Receipt], size: int) -> list[list[Receipt]]:
