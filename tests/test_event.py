@@ -2,6 +2,7 @@
 
 import enum
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -517,12 +518,19 @@ def test_an_activity_that_is_encoded_without_an_identifier_gets_it_later_and_not
     assert identified([(given, ids.number())], ids) == [given], "once for its whole life"
 
 
-def test_many_activities_get_each_its_own_identifier_over_the_ends_of_milliseconds_and_of_runs_of_numbers():
+def test_many_activities_get_the_identifiers_that_each_would_get_alone_whatever_was_before():
     ids = Identifiers()
-    several = [(ids.number(), 1e9 + n / 7_000_000) for n in range(20_000)]
+    # Every moment that a clock could tell at the ends of some milliseconds, and over the ends of runs of numbers.
+    ends = [1_764_043_063 + n / 1000 for n in range(1000)]
+    several = [
+        (ids.number(), math.nextafter(end, end + way)) for end in ends for way in (-1, 0, 1) for _ in "12"
+    ]
     encoded = [(encode_fields(("a", None, "acme", "u", "t", at)), number) for number, at in several]
-    given = [decode(each).id for each in identified(encoded, ids)]
-    assert given == [ids.of(number, at) for number, at in several]
+    given = identified(encoded, ids)
+    assert given == [identified([each], ids)[0] for each in encoded]
+    assert [decode(each).id for each in given] == [
+        Identifiers(ids.node).of(number, at) for number, at in several
+    ]
     assert len(set(given)) == len(given)
 
 

@@ -35,9 +35,9 @@ class Identifiers:
         self.node = os.urandom(5).hex() if node is None else node
         self.number: Callable[[], int] = itertools.count(STEP, STEP).__next__
         self._rest = f"-7{self.node[:3]}-8{self.node[3:6]}-{self.node[6:]}".encode()
-        # Of the last head: since and until when it is good, for which run, and itself. One tuple, taken and put as
+        # Of the last head: for which millisecond and which run it is good, and itself. One tuple, taken and put as
         # a whole, whatever threads and clocks do.
-        self._state = (0.0, 0.0, -1, b"")
+        self._state = (-1, -1, b"")
 
     def new(self, now: float) -> str:
         """One for an event that is accepted *now*, in epoch seconds."""
@@ -45,18 +45,13 @@ class Identifiers:
 
     def of(self, number: int, at: float) -> str:
         """The identifier of that number at that time, in epoch seconds."""
-        since, until, run, head = self._state
-        if not (since <= at < until and number // RUN == run):
-            self._state = since, until, run, head = self.head(number, at)
+        stamp, run, head = self._state
+        if int(at * 1000) != stamp or number // RUN != run:
+            self._state = stamp, run, head = self.head(number, at)
         return (head + TAILS[number // STEP % len(TAILS)]).decode()
 
-    def head(self, number: int, at: float) -> tuple[float, float, int, bytes]:
-        """How that identifier begins, as those do since and until when, in which run of numbers."""
+    def head(self, number: int, at: float) -> tuple[int, int, bytes]:
+        """How that identifier begins, as do all of the same `int(at * 1000)` and `number // RUN`; those come first."""
         stamp, run = int(at * 1000), number // RUN
         time = b"%012x" % (stamp & 0xFFFFFFFFFFFF)
-        return (
-            stamp / 1000,
-            (stamp + 1) / 1000,
-            run,
-            time[:8] + b"-" + time[8:] + self._rest + b"%05x" % (run & 0xFFFFF),
-        )
+        return stamp, run, time[:8] + b"-" + time[8:] + self._rest + b"%05x" % (run & 0xFFFFF)

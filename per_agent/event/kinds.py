@@ -116,16 +116,15 @@ def identified(events: Iterable[tuple[bytes, int]], identifiers: Identifiers) ->
 
     Where an activity has none, it gets that of its number and its time; nothing else is changed.
     """
-    since = until = 0.0
-    run, head = -1, b""
+    stamp, run, head = -1, -1, b""
     whole: list[bytes] = []
     for encoded, number in events:
         if encoded[_ID_AT : _ID_AT + 1] != _NIL:
             whole.append(encoded)
             continue
         (at,) = _unpack_float(encoded, len(encoded) - 8)
-        if not (since <= at < until and number // RUN == run):
-            since, until, run, head = identifiers.head(number, at)
+        if int(at * 1000) != stamp or number // RUN != run:
+            stamp, run, head = identifiers.head(number, at)
             head = _TO_ID + head
         whole.append(head + TAILS[number // STEP % _TAILS] + encoded[_ID_AT + 1 :])
     return whole
