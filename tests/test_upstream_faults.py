@@ -279,7 +279,7 @@ def goes_wrong(stage: Stage, agent: Agent, fault: Fault) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("name", [*SILENT, *CUT])
 def test_an_answer_that_is_lost_on_the_way_loses_doubles_and_buries_nothing(stage: Stage, name: str) -> None:
-    with stage.agent(timeout=0.3 if name in SILENT else 5.0) as agent:
+    with stage.agent(timeout=1.0 if name in SILENT else 5.0) as agent:
         seen = goes_wrong(stage, agent, {**SILENT, **CUT}[name])
     assert seen == {each: {"no_answer"} for each in NAMES}
 
