@@ -280,15 +280,15 @@ def test_a_chain_of_fifty_forks_gathers_no_descriptors_and_no_journals(tmp_path)
 def test_a_pool_of_forked_workers_that_are_ended_by_sigterm_loses_nothing(tmp_path):
     run(
         """
-        import mmap, struct
+        import mmap
         agent = Agent(data_dir, intake=IntakeSettings(overflow="block"))
         agent.add_activity("acme", "parent", "active").stored()
         with open(sys.argv[2], "r+b") as file:
-            returned = mmap.mmap(file.fileno(), 8 * 4)
+            returned = memoryview(mmap.mmap(file.fileno(), 8 * 4)).cast("Q")
         def work(worker):
             for n in range(1_000_000):
                 agent.add_activity("acme", f"w{worker}-{n}", "active")
-                struct.pack_into("<Q", returned, 8 * worker, n + 1)
+                returned[worker] = n + 1
                 if n % 50 == 0:
                     time.sleep(0.002)
         pids = []
@@ -470,20 +470,20 @@ def test_threads_that_end_by_sys_exit_take_nothing_with_them(tmp_path):
 def test_a_thread_that_records_while_the_program_ends_is_refused_or_its_events_are_delivered(tmp_path):
     run(
         """
-        import mmap, struct
+        import mmap
         agent = Agent(data_dir, intake=IntakeSettings(overflow="block"), exit_timeout=30)
         with open(sys.argv[2], "r+b") as file:
-            returned = mmap.mmap(file.fileno(), 8 * 4)
+            returned = memoryview(mmap.mmap(file.fileno(), 8 * 4)).cast("Q")
         def record(thread):
             for n in range(1_000_000):
                 try:
                     agent.add_activity("acme", f"t{thread}-{n}", "active")
                 except AgentClosed:
                     return
-                struct.pack_into("<Q", returned, 8 * thread, n + 1)
+                returned[thread] = n + 1
         for thread in range(4):
             threading.Thread(target=record, args=(thread,), daemon=True).start()
-        while not all(struct.unpack_from("<Q", returned, 8 * thread)[0] > 100 for thread in range(4)):
+        while not all(count > 100 for count in returned):
             time.sleep(0.01)
         """,
         tmp_path / "data",

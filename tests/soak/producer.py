@@ -10,7 +10,6 @@ import json
 import mmap
 import os
 import random
-import struct
 import sys
 import threading
 from dataclasses import asdict, dataclass
@@ -90,7 +89,9 @@ class Producer:
         self.agent = agent_for(task.data_dir, task.upstream, task.linger)
         self._flood_over, self._over = threading.Event(), threading.Event()
         with Path(task.notes).open("r+b") as file:
-            self._returned = mmap.mmap(file.fileno(), 8 * plan.THREADS)
+            self._returned = memoryview(mmap.mmap(file.fileno(), 8 * plan.THREADS)).cast(
+                "Q"
+            )  # written in one step
         self._flood = [threading.Thread(target=self._record, args=(n,)) for n in range(task.threads)]
         self._calm = threading.Thread(target=self._record, args=(plan.CALM,))
 
@@ -106,7 +107,7 @@ class Producer:
                 burst = 50
             burst = max(0, burst - 1)
             add(self.agent, plan.event(task.seed, f"{task.prefix}.{thread}.{n}"))
-            struct.pack_into("<Q", self._returned, 8 * thread, n + 1)
+            self._returned[thread] = n + 1
 
     def run(self) -> None:
         for thread in self._flood:
