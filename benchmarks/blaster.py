@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.measure import Spent, quantiles
 
 _WARM = 0.3  # seconds that are not counted
+_PIECE = 16_384  # bytes: much more would cost a page fault for each
 
 
 class _Connection:
@@ -28,7 +29,7 @@ class _Connection:
 
     def whole(self) -> bool:
         """Read. Whether the answer is there to its end."""
-        more = self.socket.recv(262_144)
+        more = self.socket.recv(_PIECE)
         if not more:
             raise ConnectionError("the server closed a connection")
         self.came += more
