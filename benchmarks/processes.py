@@ -19,7 +19,8 @@ CLIENTS = _CPUS[-1]
 _ENVIRON = {
     name: value
     for name, value in os.environ.items()
-    if not name.startswith(("PER_", "PAYMENT_KIT_", "OTEL_"))
+    # An installed package is compiled already: what compiling takes is not its import's.
+    if not name.startswith(("PER_", "PAYMENT_KIT_", "OTEL_", "PYTHONDONTWRITEBYTECODE"))
 } | {"PYTHONPATH": str(ROOT)}
 
 

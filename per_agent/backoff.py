@@ -96,14 +96,18 @@ class Backoff:
         return asked + self._jittered(max(asked * 0.1, self.initial))
 
     def _exponential(self, attempt: int) -> float:
-        with late.here():
-            from tenacity import (  # noqa: PLC0415  (it loads asyncio)
-                RetryCallState,
-                Retrying,
-                wait_exponential,
-            )
+        number = min(max(attempt, 1), _MAX_ATTEMPT)
+        try:
+            with late.here():
+                from tenacity import (  # noqa: PLC0415  (it loads asyncio)
+                    RetryCallState,
+                    Retrying,
+                    wait_exponential,
+                )
+        except Exception:  # noqa: BLE001  (no file can be opened, perhaps: the trouble that is to be waited for)
+            return min(self.initial * 2.0 ** (number - 1), self.ceiling)
         state = RetryCallState(Retrying(), None, (), {})
-        state.attempt_number = min(max(attempt, 1), _MAX_ATTEMPT)
+        state.attempt_number = number
         return wait_exponential(multiplier=self.initial, max=self.ceiling)(state)
 
     def _jittered(self, longest: float) -> float:

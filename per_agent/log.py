@@ -10,6 +10,7 @@ writes another form, such as the sidecar's JSON.
 
 import _thread
 import logging
+import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
 from functools import cache
@@ -81,9 +82,26 @@ class Log:
         self._write(logging.ERROR, event, facts)
 
     def _write(self, level: int, event: str, facts: dict[str, Any]) -> None:
+        if not _sink.isEnabledFor(level):
+            return
+        facts, defect = self._facts | facts, sys.exc_info()
         # structlog raises for a value that cannot be written and for a broken pipe; the host must not feel it.
-        try:
-            if _sink.isEnabledFor(level):
-                getattr(_structured(), _METHODS[level])(event, **self._facts | facts)
-        except Exception:  # noqa: BLE001, S110  (a log line is never worth an event)
-            pass
+        with suppress(Exception):  # a log line is never worth an event
+            try:
+                line = getattr(_structured(), _METHODS[level])
+            except Exception:  # noqa: BLE001  (no file can be opened just now, perhaps, and this line is to tell it)
+                _write_plainly(level, event, facts, defect)
+            else:
+                line(event, **facts)
+
+
+def _write_plainly(level: int, event: str, facts: dict[str, Any], defect: Any) -> None:
+    """The same without structlog, which could not be loaded."""
+    said = {name: fact for name, fact in facts.items() if name != "exc_info"}
+    words = " ".join([f'event="{event}"', *(f"{name}={fact!s}" for name, fact in said.items())])
+    _sink.log(
+        level,
+        words,
+        exc_info=defect if "exc_info" in facts else None,
+        extra={"facts": {"event": event, **said}},
+    )

@@ -148,3 +148,35 @@ def test_the_hosts_own_structlog_goes_on_as_it_was_configured():
         [sys.executable, "-c", CHOSEN], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, '{"event": "theirs"}\n')
+
+
+WITHOUT_FILES = """
+import logging, resource, os, sys
+from contextlib import suppress
+from per_agent.backoff import Backoff
+from per_agent.log import Log
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+held = []
+with suppress(OSError):
+    while True:
+        held.append(os.open("/", os.O_RDONLY))
+Log(spool="s-1").error("the disk is in trouble", reason="Too many open files")
+try:
+    raise ValueError("of ours")
+except ValueError:
+    Log().bug("a defect")
+assert "structlog" not in sys.modules and "tenacity" not in sys.modules
+waits = [Backoff(initial=1.0, ceiling=8.0).wait(attempt) for attempt in range(1, 9)]
+assert all(0.1 * longest <= wait <= longest for wait, longest in zip(waits, [1, 2, 4, 8, 8, 8, 8, 8])), waits
+"""
+
+
+def test_where_no_file_can_be_opened_a_line_is_written_and_a_wait_is_told_all_the_same():
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 64; exec "$0" -c "$1"', sys.executable, WITHOUT_FILES],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    first, second, *traceback = done.stdout.splitlines()
+    assert first == 'ERROR event="the disk is in trouble" spool=s-1 reason=Too many open files'
+    assert second == 'ERROR event="a defect"'
+    assert traceback[-1] == "ValueError: of ours"

@@ -170,10 +170,10 @@ class Journal:
 
     def release(self, places: Iterable[Place]) -> None:
         """Free the slots of events that are stored, or that were not accepted after all. For any thread."""
-        mapped, at, free = self._mapped, layout.STATE_AT, layout.FREE
+        at, free = layout.STATE_AT, layout.FREE
         slots = _slots(places)
         for slot in slots:
-            mapped[slot + at] = free
+            self._mapped[slot + at] = free
         slots.reverse()  # the first are used first
         self._free.extend(slots)
 
