@@ -254,7 +254,7 @@ def test_the_oracle_knows_what_it_acted_on_though_it_never_said_so_and_was_kille
                     )  # fmt: skip
                 else:
                     agent.add_activity(planned.fields["billing"], name, planned.fields["type"])
-            until(lambda: acts_of(tmp_path).saw["ambiguous"] >= 3)
+            until(lambda: acts_of(tmp_path).saw["ambiguous"] >= 3 and acts_of(tmp_path).places["payment_kit"])
             oracle.kill()
             oracle.start()
             assert agent.flush(60)
