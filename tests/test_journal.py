@@ -3,10 +3,12 @@
 import dis
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -79,6 +81,17 @@ def test_the_same_few_slots_are_used_however_many_events_go_through(journal):
         places = [write(journal, b"%d" % n, ONE), write(journal, bytes(1000), ONE)]
         journal.release(places)
     assert not any(journal.path.read_bytes()[HEAD + 16 * SLOT :])
+
+
+def test_what_is_in_a_journal_stays_when_its_memory_is_given_back(journal):
+    places = [write(journal, b"%d" % n, ONE) for n in range(100)]
+    before = found(journal)
+    journal.shrink()
+    assert found(journal) == before
+    journal.release(places[:50])
+    assert [encoded for _, encoded in found(journal)] == [b"%d" % n for n in range(50, 100)]
+    write(journal, b"another", BOTH)
+    assert found(journal)[-1] == (BOTH, b"another")
 
 
 def test_a_full_journal_says_so_and_takes_events_again_when_slots_are_freed(journal):
@@ -206,6 +219,22 @@ def test_an_event_of_a_process_that_died_has_the_identifier_that_its_receipt_tol
         assert agent.flush(30)
     delivered = [event.id for event in destination.received if event.user_id != "first"]
     assert delivered == told.split()
+
+
+def resident(name: str) -> int:
+    """KiB of memory that the mappings of files with that suffix take."""
+    mappings = Path("/proc/self/smaps").read_text().split("VmFlags")
+    return sum(int(re.search(r"Rss: +(\d+) kB", each)[1]) for each in mappings if name in each)
+
+
+def test_a_rush_leaves_no_memory_behind(tmp_path):
+    with Agent(tmp_path, [MemoryDestination()], intake=IntakeSettings(linger=60.0)) as agent:
+        add(agent).stored(30)
+        for n in range(60_000):
+            add(agent, f"u-{n}")
+        assert resident(".journal") > 1024, "some of them waited"
+        assert agent.flush(60)
+        until(lambda: resident(".journal") < 1024 or not add(agent).stored(30))
 
 
 # Stamps

@@ -100,7 +100,8 @@ def encode(event: Event) -> bytes:
         encoded = encode_fields(event)
     except UnicodeEncodeError as error:
         raise InvalidEvent({"event": f"holds text that has no UTF-8 form ({error.reason})"}) from None
-    check_length(encoded)
+    if len(encoded) > MAX_EVENT_BYTES:
+        check_length(encoded)
     return encoded
 
 

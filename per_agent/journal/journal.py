@@ -76,11 +76,10 @@ class Journal:
         pack, checksum, more, write_parts = RECORD.pack_into, zlib.adler32, self._more, self._write_parts
         usual: tuple[str, ...] | None = None  # the lanes of route 0
 
-        def write(encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:
+        def write(encoded: bytes, lanes: tuple[str, ...], stamp: int) -> Place:
             nonlocal usual
             if len(encoded) > ROOM:
-                return write_parts(encoded, lanes, number)
-            stamp = number
+                return write_parts(encoded, lanes, stamp)
             if lanes is not usual:
                 route = routes[lanes]
                 stamp |= route
@@ -116,9 +115,8 @@ class Journal:
             except IndexError:
                 raise JournalFull from None
         end = min(first + _CHUNK, self._size)
-        self._free.extend(
-            range(end - SLOT, first, -SLOT)
-        )  # downwards, so that the first is the next to be taken
+        # Downwards, so that the first is the next to be taken.
+        self._free.extend(range(end - SLOT, first, -SLOT))
         return first
 
     def _write_parts(self, encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:
@@ -176,6 +174,10 @@ class Journal:
             self._mapped[slot + at] = free
         slots.reverse()  # the first are used first
         self._free.extend(slots)
+
+    def shrink(self) -> None:
+        """Give the memory back that the slots took in a rush. The file keeps what is in them, and they come back."""
+        self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def fits(self, encoded: bytes) -> bool:
         """Whether there is room for *encoded* at present."""
@@ -283,7 +285,7 @@ def make(data_dir: Path, events: int, identifiers: Identifiers) -> Journal:
 
 @cache
 def _nothing(size: int) -> mmap.mmap:
-    """What a call that is late may write to. One for all: a process that forks again and again makes no more."""
+    """What a late call may write to. One for all: a process that forks again and again makes no more."""
     return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
@@ -291,9 +293,8 @@ def _slots(places: Iterable[Place]) -> list[int]:
     slots: list[Any] = list(places)
     if set(map(type, slots)) == {int}:  # nearly always: no event is long
         return slots
-    return [
-        slot for place in slots if place is not None for slot in (place if type(place) is tuple else (place,))
-    ]
+    some = [(place,) if type(place) is int else place for place in slots if place is not None]
+    return [slot for parts in some for slot in parts]
 
 
 def _dying(

@@ -41,7 +41,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "sqlite_synchronous": 2,  # FULL: an fsync at each commit, the meaning of *stored*
     "sqlite_mmap_size": 0,  # a file that is cut short under a mapping is a SIGBUS
     "sqlite_auto_vacuum": 1,  # FULL: the file shrinks as it drains
-    "sqlite_cache_size": 2**11,  # pages of 4 KiB
+    "sqlite_cache_size": 2**10,  # pages of 4 KiB
     "sqlite_journal_size_limit": 8 * 2**20,  # bytes that the write-ahead log may keep after a checkpoint
     "disk_min_file_size": _IN_ROW,
 }

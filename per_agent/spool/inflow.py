@@ -25,6 +25,7 @@ _GROUP_BLOCKS: Final = (
 
 _LOOK_EVERY: Final = 0.01  # seconds
 _STORM_BLOCKS: Final = 8
+_RUSH: Final = 8192  # events that wait; their slots are some megabytes
 _TRY_EVERY: Final = 5.0  # seconds between tries to have a journal where one could not be made
 
 Fresh = list[tuple[list[Block], Sequence[Receipt]]]
@@ -53,6 +54,7 @@ class Inflow:
         self._stored = Stamps()  # of the journal: what the spool at hand has
         self._storing = Stamps()  # the same, when the commit under way is done
         self._try_at = 0.0  # monotonic
+        self._rushed = False  # whether many slots were in use since their memory was given back
 
     def wake_at(self, count: int | None) -> None:
         """Have the source wake the spooler when *count* events wait."""
@@ -116,6 +118,7 @@ class Inflow:
         """Take from the source what one commit can hold."""
         if self._source is None:
             return
+        self._rushed |= self.waiting() > _RUSH
         if not self.carried:
             self._taken_at = self._clock()
             self.carried = self._source.take(_GROUP_BLOCKS * self.block_events)
@@ -157,6 +160,9 @@ class Inflow:
             self._stored = self._storing
             journal.release(_places(receipts))
             failpoint.reach("slots released")
+            if self._rushed and self.waiting() < _RUSH // 8:
+                self._rushed = False
+                journal.shrink()
         self.dropped = {}
 
     def finish(self) -> int:
