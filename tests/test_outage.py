@@ -155,7 +155,9 @@ def test_a_minute_of_401_neither_loses_nor_buries_an_event(tmp_path, upstream: U
             # To look takes seconds on a busy machine: the last look begins well before the minute is over.
             if n % 500 == 0 and time.monotonic() - began < 45:
                 books = _balanced(agent)["per"]
-                assert (books.accepted, books.delivered, books.dead) == (n, 0, 0)
+                assert (books.delivered, books.dead) == (0, 0)
+                # What is committed while it is looked may be seen twice; at rest it is exact.
+                until(lambda n=n: agent.books()["per"].accepted == n)
                 assert agent.status()["destinations"]["per"]["state"] == "halted"
         assert agent.flush(60)
         books = _balanced(agent)["per"]

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from per_agent.agent.build import destination_of, lanes_of
 from per_agent.agent.life import Life
@@ -38,6 +38,8 @@ from per_agent.settings import (
     load,
 )
 from per_agent.spool import DeadLetters, loose, snapshots
+
+_LOOKS: Final = 5  # at the books, until nothing is committed during one
 
 
 class Agent(Passthrough):
@@ -206,8 +208,12 @@ class Agent(Passthrough):
         Events that are in this process's memory count as accepted and pending. Raises `SpoolError` when a
         spool cannot be read.
         """
-        unstored = self._life.in_memory()
-        on_disk = snapshots(self.data_dir)
+        for _ in range(_LOOKS):
+            commits = self._life.commits
+            unstored = self._life.in_memory()
+            on_disk = snapshots(self.data_dir)
+            if self._life.commits == commits:
+                break  # else what was committed meanwhile may have been seen in both places
         unstored += [loose(self.data_dir), *(each.journaled for each in on_disk)]
         return total(
             [

@@ -130,7 +130,7 @@ class Engine:
                 pass  # what earlier processes left is pending, too
             seq = self.spool.look(lambda store: store.seq, _left(deadline))
             while True:
-                seen = self._commits()
+                seen = self.commits
                 if self._delivered_through(seq, deadline):
                     return True
                 if not self._progress.wait(partial(self._changed_since, seen), _left(deadline)):
@@ -225,12 +225,13 @@ class Engine:
 
         return not self.spool.look(pending, _left(deadline))
 
-    def _commits(self) -> int:
+    @property
+    def commits(self) -> int:
         """A number that changes when something was committed, or an adopted spool was opened."""
         return sum(spool.commits + bool(spool.id) for spool in self.spools)
 
     def _changed_since(self, commits: int) -> bool:
-        return self._commits() != commits
+        return self.commits != commits
 
     def _pending(self) -> dict[str, int]:
         books = total(spool.books for spool in self.spools)

@@ -172,6 +172,12 @@ class Life:
         engine = self.engine
         return [self.intake.in_memory(), {} if engine is None else engine.spool.in_memory()]
 
+    @property
+    def commits(self) -> int:
+        """How often something was changed on the disk, over the spools at hand."""
+        engine = self.engine
+        return 0 if engine is None else engine.commits
+
     def status(self) -> dict[str, Any]:
         """As `Agent.status`."""
         engine = self.engine
