@@ -22,7 +22,7 @@ from per_agent import Agent, DeliverySettings, PaymentKit, Per
 
 ROOT = Path(__file__).parents[1]
 SEED = int(os.environ.get("PER_AGENT_TEST_SEED", random.randrange(2**32)))
-EACH = 200  # events of each group
+EACH = 1000  # events of each group
 
 
 def act(planned: plan.Planned) -> Act:
@@ -97,7 +97,7 @@ def test_an_honest_run_is_kept(honest):
     verdict = judge(honest)
     assert verdict.kept, verdict.findings + verdict.unseen
     assert verdict.line.startswith(
-        f"kept: {4 * EACH - 2} accepted, 0 missing, 0 doubled, 0 invented, 0 changed"
+        f"kept: {4 * EACH - 2:,} accepted, 0 missing, 0 doubled, 0 invented, 0 changed"
     )
 
 
