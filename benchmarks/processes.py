@@ -80,6 +80,10 @@ class Server:
         self._process.kill()  # what it holds is nobody's
         self._process.communicate()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def processor(self) -> float:
         """Seconds of processor time that it has taken, all threads."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.plan import Column, Plan, Row, Table, row
 from benchmarks.processes import Server, measured
 
-_TOKEN = "token-of-the-benchmark"
+TOKEN = "token-of-the-benchmark"
 _BATCH = 500
 
 REQUESTS = Table(
@@ -103,10 +103,15 @@ def _loaded(plan: Plan, server: Server, address: str | int, form: str) -> dict[s
 
 def _request(method: str, target: str, body: str, kind: str) -> str:
     length = len(body.replace("\0", "0" * 12))
-    headers = ["Host: 127.0.0.1", f"Authorization: Bearer {_TOKEN}"]
+    headers = ["Host: 127.0.0.1", f"Authorization: Bearer {TOKEN}"]
     if body:
         headers += [f"Content-Type: {kind}", f"Content-Length: {length}"]
     return "\r\n".join([f"{method} {target} HTTP/1.1", *headers, "", body])
+
+
+def delivering(folder: Path) -> Server:
+    """A sidecar with its embedded ledger, at the socket `s` in *folder*."""
+    return _sidecar(folder, _free_port(), "")
 
 
 def _empty(folder: Path) -> Server:
@@ -119,7 +124,7 @@ def _sidecar(folder: Path, port: int, destinations: str) -> Server:
     values = {
         "unix_socket": f"{folder}/s",
         "listen": f"127.0.0.1:{port}",
-        "token": _TOKEN,
+        "token": TOKEN,
         "log_level": "error",
     }
     lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
