@@ -102,9 +102,7 @@ def _one(agent: Any, n: int) -> None:
 
 def _tell(now: float, count: int, agent: Any, program: _Process, beside: _Process) -> None:
     pending = agent.books()["sidecar"].pending
-    cells = "".join(
-        f"{one.resident:13.1f} {one.descriptors:3} {one.threads:7}" for one in (program, beside)
-    )
+    cells = "".join(f"{one.resident:13.1f} {one.descriptors:3} {one.threads:7}" for one in (program, beside))
     print(f"{now / 60:7.1f} {count:10,} {pending:8,}{cells}", flush=True)
 
 

@@ -27,6 +27,7 @@ The map of the house, from the doors down; imports only ever run down this list:
 `histogram`       how often values fell where, for latencies
 `failpoint`       named steps at which a test has the process killed
 `month`           calendar months in UTC, which upstreams bill by
+`courtesy`        the caller's threads get the processor between two steps of the agent's
 `late`            heavy modules are loaded when first needed, and not while the process forks
 ================  ===================================================================================
 

@@ -839,3 +839,17 @@ def test_a_dead_letter_keeps_its_spool_and_can_be_requeued_there(tmp_path):
         assert agent.flush(30)
         until(lambda: len(list((tmp_path / "spools").iterdir())) == 1)
         assert books_of(agent) == Books(2, 2)
+
+
+def test_what_is_delivered_while_more_comes_is_settled_in_the_commits_of_what_comes(tmp_path):
+    linger = 0.1
+    with Agent(tmp_path, [MemoryDestination()], intake=IntakeSettings(linger=linger)) as agent:
+        agent.start(wait=True)
+        began = time.monotonic()
+        for n in range(200):
+            add(agent, n)
+            time.sleep(0.003)
+        commits, lasted = agent._life.engine.spool.commits, time.monotonic() - began
+        assert agent.flush(30)
+    assert commits <= lasted / linger + 3  # one every so often, as if nothing were delivered
+    assert books_of(agent) == Books(200, 200)

@@ -106,15 +106,14 @@ class Route:
     def _load(self, window: Window, turn: int, blocks: list[Block]) -> None:
         for loaded in window.take(turn, blocks, self._wall()):
             items: list[Item] = []
+            events = loaded.block.events
             for at in loaded.block.pending():
                 try:
-                    event = decode(loaded.block.events[at])
+                    items.append(Item(loaded, at, decode(events[at])))
                 except msgspec.MsgspecError as error:
                     loaded.dead(at, self._letter(loaded, at, "cannot be read by this version", str(error), 0))
-                    continue
-                item = Item(loaded, at, event)
-                if not (self._lot and self._parked.park_known(item)):
-                    items.append(item)
+            if self._lot:
+                items = [item for item in items if not self._parked.park_known(item)]
             self._queue.load(items)
             loaded.settle(self._later, hurried=False)
 
@@ -170,9 +169,9 @@ class Route:
                 self._telling.tell()
         self._telling.tell_if_due()
         self._put_back(again)
-        # When nothing is left to send, the next blocks wait for these to be settled.
         for loaded in dict.fromkeys(map(attrgetter("loaded"), items)):
-            loaded.settle(self._later, hurried=not self._queue.ready)
+            # When nothing is left to send, and no room to read more, the next blocks wait for these to be settled.
+            loaded.settle(self._later, hurried=not self._queue.ready and loaded.window.full)
 
     def _sort(
         self, items: Sequence[Item], outcomes: Sequence[Outcome], sent: _Sent, at: float, again: list[Item]

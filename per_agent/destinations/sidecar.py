@@ -6,7 +6,10 @@ identifiers and takes each event once. A refusal is certain where other events o
 where none was, it may as well be a sidecar of another version that understands none of them.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +29,7 @@ _MAX_ANSWER: Final = 4 * 1024 * 1024  # bytes: 500 identifiers, and what is wron
 _STORED: Final = (("wait", "stored"),)
 _LINES: Final = {"content-type": "application/x-ndjson"}
 _OVER_SOCKET: Final = "http://localhost"  # the name in `Host`, which nobody asks for on a Unix socket
+_TROUBLES: Final = frozenset({Retry, Halt})
 _PASSTHROUGH: Final = 6  # timeouts that a passed on call may take: a report may be megabytes long
 
 _ADVICE: Final = {
@@ -49,8 +53,19 @@ class _Document(msgspec.Struct, frozen=True):
     rejected: tuple[_Rejected, ...] = ()
 
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+class _ActivityRecord(msgspec.Struct, frozen=True, tag_field="type", tag="activity", gc=False):
+    """As `Activity.as_record`, and encoded in a third of the time."""
+
+    id: str
+    billing_id: str
+    user_id: str
+    activity_type_id: str
+    at: float
+
+
+_encode_lines = msgspec.json.Encoder(decimal_format="number").encode_lines
 _decode = msgspec.json.Decoder(_Document).decode
+_id_of = attrgetter("id")
 
 
 class Sidecar:
@@ -117,7 +132,7 @@ class Sidecar:
         After an answer that is trouble for all, the rest is not offered and has the same outcome, but that it was
         not sent.
         """
-        lines = [_encode(event.as_record()) for event in events]
+        lines = _encode_lines(map(_record, events)).splitlines()
         outcomes: list[Outcome] = []
         longest = _MAX_BODY
         while len(outcomes) < len(lines):
@@ -133,9 +148,9 @@ class Sidecar:
                 said = [answer] * (end - begin)
             else:
                 said = self._judge(answer, events[begin:end])
-            trouble = next((each for each in said if isinstance(each, Retry | Halt)), None)
             outcomes += said
-            if trouble is not None:
+            if not _TROUBLES.isdisjoint(map(type, said)):
+                trouble = next(each for each in said if isinstance(each, Retry | Halt))
                 outcomes += [_not_offered(trouble)] * (len(lines) - len(outcomes))
         return outcomes
 
@@ -151,8 +166,10 @@ class Sidecar:
 
     def _judge(self, answer: Answer, events: Sequence[Event]) -> list[Outcome]:
         """For each of *events* its outcome."""
-        reason = self._upstream.reason(answer)
         told = _told(answer, events)
+        if answer.status == 202 and told is not None and told.stored and told.ids and None not in told.ids:
+            return [Delivered()] * len(events)  # nearly always
+        reason = self._upstream.reason(answer)
         if answer.is_passing:
             return self._by_position(answer, told or _Document(), events, Retry(reason, answer.retry_after))
         if answer.status in (202, 207) and told is not None and told.ids:
@@ -224,11 +241,15 @@ def _not_offered(trouble: Retry | Halt) -> Retry | Halt:
 
 def _fitting(lines: Sequence[bytes], begin: int, longest: int) -> int:
     """Where a request must end that begins with line *begin* and is *longest* bytes at most; one line always fits."""
-    end, length = begin + 1, len(lines[begin])
-    while end < len(lines) and length + 1 + len(lines[end]) <= longest:
-        length += 1 + len(lines[end])
-        end += 1
-    return end
+    lengths = accumulate(map(len, lines[begin:]), lambda length, line: length + 1 + line)
+    return begin + max(1, bisect_right(list(lengths), longest))
+
+
+def _record(event: Event) -> object:
+    """What is encoded as *event*'s record."""
+    if type(event) is not Activity:
+        return event.as_record()
+    return _ActivityRecord(event.id, event.billing_id, event.user_id, event.activity_type_id, event.at)
 
 
 def _told(answer: Answer, events: Sequence[Event]) -> _Document | None:
@@ -241,7 +262,8 @@ def _told(answer: Answer, events: Sequence[Event]) -> _Document | None:
         return None
     if told.ids and len(told.ids) != len(events):
         return None
-    if any(one not in (None, event.id) for one, event in zip(told.ids, events, strict=False)):
+    sent = tuple(map(_id_of, events))
+    if told.ids != sent and any(one not in (None, each) for one, each in zip(told.ids, sent, strict=False)):
         return None
     for one in told.rejected:
         if not 0 <= one.position < len(events) or (told.ids and told.ids[one.position] is not None):

@@ -1,7 +1,7 @@
 """`Activity` and `MeterEvent`: checked once at the border, trusted inside, encoded once to the bytes of their life."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -79,6 +79,9 @@ The identifier of an activity may be None; `identified` puts it in. Raises `Unic
 UTF-8 form.
 """
 
+decode: Final[Callable[[bytes], Event]] = msgspec.msgpack.Decoder(Event).decode
+"""`(encoded) -> Event`: the event that *encoded* holds. Raises `msgspec.DecodeError` where it holds none."""
+
 # As MessagePack writes an activity: an array of six, the tag, the identifier, and at last the time.
 _TO_ID: Final = b"\x96\xa1a\xd9\x24"
 _ID_AT: Final = 3
@@ -87,7 +90,6 @@ _NIL: Final = b"\xc0"
 _TAILS: Final = len(TAILS)
 _unpack_float = struct.Struct(">d").unpack_from
 
-_decode = msgspec.msgpack.Decoder(Event).decode
 _decode_json = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
@@ -129,12 +131,6 @@ def identified(events: Iterable[tuple[bytes, int]], identifiers: Identifiers) ->
             head = _TO_ID + head
         whole.append(head + TAILS[number // STEP % _TAILS] + encoded[_ID_AT + 1 :])
     return whole
-
-
-def decode(encoded: bytes) -> Event:
-    """The event that *encoded* holds. Raises `msgspec.DecodeError` where it holds none."""
-    event: Event = _decode(encoded)
-    return event
 
 
 def iso(seconds: float) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from per_agent import failpoint
+from per_agent.courtesy import give_way
 from per_agent.event import STEP, Receipt, identified
 from per_agent.journal import Journal, Place, Stamps
 from per_agent.spool.block import Block
@@ -124,6 +125,7 @@ class Inflow:
             self.carried = self._source.take(_GROUP_BLOCKS * self.block_events)
         for lane, count in self._source.take_dropped().items():
             self.dropped[lane] = self.dropped.get(lane, 0) + count
+        give_way()
 
     def write(self, changes: Transaction, receipts: Sequence[Receipt]) -> Fresh:
         """Add the receipts' events as blocks: those that go to the same lanes together, in their order."""
@@ -131,11 +133,13 @@ class Inflow:
         for receipt in receipts:
             routes.setdefault(receipt._lanes, []).append(receipt)  # noqa: SLF001  (the spooler's side of a receipt)
         now = self._clock()
-        fresh: Fresh = [
-            (changes.append(lanes, _identified(some), now), some)
-            for lanes, all_of_them in routes.items()
-            for some in _batched(all_of_them, self.block_events)
-        ]
+        fresh: Fresh = []
+        for lanes, all_of_them in routes.items():
+            for some in _batched(all_of_them, self.block_events):
+                encoded = _identified(some)
+                give_way()
+                fresh.append((changes.append(lanes, encoded, now), some))
+        give_way()
         for lane, count in self.dropped.items():
             changes.drop(lane, count)
         journal = self.journal
@@ -154,6 +158,7 @@ class Inflow:
 
     def written(self, receipts: Sequence[Receipt]) -> None:
         """*receipts*, and what was dropped, are committed."""
+        give_way()
         self.carried = self.carried[len(receipts) :]
         journal = self.journal
         if journal is not None and receipts:
