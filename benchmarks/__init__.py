@@ -12,5 +12,6 @@
 
 Each measurement is a process of its own (`child`) on one processor; what it talks to (`sink`) is another on the
 other. `clients` holds per_agent and its peers under one face; `reach` the goals; `show` and `plots` the tables
-and pictures; `hot_path` the count that tests hold the caller's path to.
+and pictures; `hot_path` the count that tests hold the caller's path to; `endurance` whether memory
+stays flat for an hour.
 """

@@ -32,6 +32,7 @@ examples:
   python -m benchmarks --full                 20 million events waiting, 10 million in the ledger: half an hour
   python -m benchmarks --readme               the README's section from benchmarks/results.json, nothing is measured
   python -m benchmarks.hot_path               what one call costs in steps of the interpreter; --renew records it
+  python -m benchmarks.endurance              whether memory stays flat: a program and a sidecar for an hour
 
 areas:
 """

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ _SAMPLES = 60  # in all
 
 
 @dataclass(frozen=True)
-class _Process:
+class Process:
     """What a process holds at one moment."""
 
     resident: float  # MB
@@ -35,7 +35,7 @@ class _Process:
     threads: float
 
     @classmethod
-    def look(cls, pid: int | str) -> "_Process":
+    def look(cls, pid: int | str) -> "Process":
         place = Path(f"/proc/{pid}")
         status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
         return cls(
@@ -52,9 +52,14 @@ def main() -> int:
         (place / "sidecar").mkdir()
         with sidecar.delivering(place / "sidecar") as server:
             looks = _record(place, server, chosen.minutes * 60, chosen.rate)
-    grown = [f"{who}: {words}" for who in looks for words in _grown(looks[who])]
-    print("\n".join(grown) or "flat: neither process holds more than it did after a quarter of the time")
-    return 1 if grown else 0
+    grew = False
+    for who, some in looks.items():
+        for name, before, after in compared(some):
+            grows = after > before * _TOLERANCE + _SLACK
+            grew |= grows
+            words = "GREW" if grows else "flat"
+            print(f"{words}  {who}: {name} {before:g} in the second quarter, {after:g} in the last")
+    return 1 if grew else 0
 
 
 def _options() -> argparse.Namespace:
@@ -66,11 +71,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _record(place: Path, server: Server, seconds: float, rate: int) -> dict[str, list[_Process]]:
+def _record(place: Path, server: Server, seconds: float, rate: int) -> dict[str, list[Process]]:
     """Record for *seconds*, *rate* events in each. Returns what the two processes held meanwhile."""
     from per_agent import Agent, Sidecar
 
-    looks: dict[str, list[_Process]] = {"program": [], "sidecar": []}
+    looks: dict[str, list[Process]] = {"program": [], "sidecar": []}
     target = Sidecar(f"unix:{place}/sidecar/s", sidecar.TOKEN)
     print("minutes     events  pending  program: MB  fd threads  sidecar: MB  fd threads", flush=True)
     with Agent(place / "data", [target]) as agent:
@@ -81,8 +86,8 @@ def _record(place: Path, server: Server, seconds: float, rate: int) -> dict[str,
                 count += 1
             if now >= look_at:
                 look_at += seconds / _SAMPLES
-                looks["program"].append(_Process.look("self"))
-                looks["sidecar"].append(_Process.look(server.pid))
+                looks["program"].append(Process.look("self"))
+                looks["sidecar"].append(Process.look(server.pid))
                 _tell(now, count, agent, *(looks[who][-1] for who in looks))
             time.sleep(_TICK)
         if not agent.flush(60):
@@ -100,24 +105,21 @@ def _one(agent: Any, n: int) -> None:
         agent.add_meter_event("api.calls", customer_id=f"customer-{n % 1000:03}", value=n % 7 + 1)
 
 
-def _tell(now: float, count: int, agent: Any, program: _Process, beside: _Process) -> None:
+def _tell(now: float, count: int, agent: Any, program: Process, beside: Process) -> None:
     pending = agent.books()["sidecar"].pending
     cells = "".join(f"{one.resident:13.1f} {one.descriptors:3} {one.threads:7}" for one in (program, beside))
     print(f"{now / 60:7.1f} {count:10,} {pending:8,}{cells}", flush=True)
 
 
-def _grown(looks: list[_Process]) -> list[str]:
-    """What the last quarter had more of than the second one, in words."""
+def compared(looks: list[Process]) -> list[tuple[str, float, float]]:
+    """Of what a process holds: the name, and the medians of the second and of the last quarter of *looks*."""
     quarter = len(looks) // 4
-    found = []
-    for name in ("resident", "descriptors", "threads"):
-        before, after = (
-            statistics.median(getattr(one, name) for one in some)
-            for some in (looks[quarter : 2 * quarter], looks[-quarter:])
-        )
-        if after > before * _TOLERANCE + _SLACK:
-            found.append(f"{name}: {before:g} in the second quarter, {after:g} in the last")
-    return found
+    second, last = looks[quarter : 2 * quarter], looks[-quarter:]
+
+    def median(some: list[Process], name: str) -> float:
+        return round(statistics.median(getattr(one, name) for one in some), 1)
+
+    return [(field.name, median(second, field.name), median(last, field.name)) for field in fields(Process)]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import show
+from benchmarks import endurance, show
 from benchmarks.__main__ import RESULTS
 from benchmarks.plan import Column, Row, Table, row
 from benchmarks.processes import Sink, measured
@@ -79,6 +79,26 @@ def test_an_area_that_is_not_there_is_refused_with_those_that_are():
     assert done.returncode == 2
     assert "no area nothing" in done.stderr
     assert all(area in done.stderr for area in show.AREAS)
+
+
+def test_endurance_records_counts_and_compares(tmp_path):
+    options = ["--minutes", "0.05", "--rate", "500", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.endurance", *options],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr  # in three seconds, a process still makes itself at home
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("minutes ")
+    assert [line.split(maxsplit=1)[1].rpartition(": ")[0] for line in lines[-6:]] == ["program"] * 3 + [
+        "sidecar"
+    ] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_endurance_compares_the_last_quarter_with_the_second():
+    looks = [endurance.Process(50.0 + n, 10, 4) for n in range(40)]
+    assert endurance.compared(looks) == [("resident", 64.5, 84.5), ("descriptors", 10, 10), ("threads", 4, 4)]
 
 
 @pytest.mark.slow
