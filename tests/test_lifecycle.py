@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from programs import run, start
 from upstream import UpstreamServer
 from waiting import until
 
-from per_agent import Agent, DeliverySettings, Per, SpoolSettings
+from per_agent import Agent, DeliverySettings, IntakeSettings, MemoryDestination, Per, SpoolSettings
 from per_agent.spool import snapshots
 
 QUICK = DeliverySettings(backoff_initial=0.1, backoff_max=0.5)
@@ -271,3 +272,29 @@ def test_events_of_a_destination_that_is_no_longer_configured_are_kept(tmp_path,
     with Agent(tmp_path, [Per("secret", url=upstream.url)], delivery=QUICK) as agent:
         assert agent.flush(30)
     assert upstream.score().users == ["u-1"]
+
+
+def test_the_books_know_each_event_once_while_it_is_on_its_way_to_the_disk(tmp_path):
+    begun = returned = 0
+    stop = threading.Event()
+    with Agent(tmp_path, [MemoryDestination()], intake=IntakeSettings(linger=0.005)) as agent:
+        agent.start(wait=True)
+
+        def record() -> None:
+            nonlocal begun, returned
+            while not stop.is_set():
+                begun += 1
+                agent.add_activity("acme", "u", "active")
+                returned += 1
+                time.sleep(0.0005)
+
+        recorder = threading.Thread(target=record)
+        recorder.start()
+        try:
+            for _ in range(500):
+                least = returned
+                accepted = agent.books()["memory"].accepted
+                assert least <= accepted <= begun
+        finally:
+            stop.set()
+            recorder.join()

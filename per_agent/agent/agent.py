@@ -39,7 +39,7 @@ from per_agent.settings import (
 )
 from per_agent.spool import DeadLetters, loose, snapshots
 
-_LOOKS: Final = 5  # at the books, until nothing is committed during one
+_PAUSES: Final = (0.0, *(0.001 * 2**n for n in range(8)))  # seconds before each look at the books
 
 
 class Agent(Passthrough):
@@ -205,15 +205,16 @@ class Agent(Passthrough):
     def books(self) -> dict[str, Books]:
         """Accepted, delivered, dead, dropped and pending events of each destination, over the whole data folder.
 
-        Events that are in this process's memory count as accepted and pending. Raises `SpoolError` when a
-        spool cannot be read.
+        Events that are in this process's memory count as accepted and pending. Where events are being stored
+        without a break, some may be counted twice, or not yet. Raises `SpoolError` when a spool cannot be read.
         """
-        for _ in range(_LOOKS):
-            commits = self._life.commits
+        for pause in _PAUSES:
+            time.sleep(pause)
+            moves = self._life.moves
             unstored = self._life.in_memory()
             on_disk = snapshots(self.data_dir)
-            if self._life.commits == commits:
-                break  # else what was committed meanwhile may have been seen in both places
+            if self._life.moves == moves and not moves % 2:
+                break  # else what was on its way may have been seen in both places, or in none
         unstored += [loose(self.data_dir), *(each.journaled for each in on_disk)]
         return total(
             [

@@ -173,10 +173,10 @@ class Life:
         return [self.intake.in_memory(), {} if engine is None else engine.spool.in_memory()]
 
     @property
-    def commits(self) -> int:
-        """How often something was changed on the disk, over the spools at hand."""
+    def moves(self) -> int:
+        """As `Spool.moves`, of its own spool."""
         engine = self.engine
-        return 0 if engine is None else engine.commits
+        return 0 if engine is None else engine.spool.moves
 
     def status(self) -> dict[str, Any]:
         """As `Agent.status`."""

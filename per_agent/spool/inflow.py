@@ -55,6 +55,8 @@ class Inflow:
         self._stored = Stamps()  # of the journal: what the spool at hand has
         self._storing = Stamps()  # the same, when the commit under way is done
         self._try_at = 0.0  # monotonic
+        self.moves = 0
+        """Odd while events move: what is taken may be nowhere to be seen, what is committed in memory as well."""
         self._rushed = False  # whether many slots were in use since their memory was given back
 
     def wake_at(self, count: int | None) -> None:
@@ -120,15 +122,18 @@ class Inflow:
         if self._source is None:
             return
         self._rushed |= self.waiting() > _RUSH
+        self.moves |= 1
         if not self.carried:
             self._taken_at = self._clock()
             self.carried = self._source.take(_GROUP_BLOCKS * self.block_events)
         for lane, count in self._source.take_dropped().items():
             self.dropped[lane] = self.dropped.get(lane, 0) + count
+        self.moves += 1
         give_way()
 
     def write(self, changes: Transaction, receipts: Sequence[Receipt]) -> Fresh:
         """Add the receipts' events as blocks: those that go to the same lanes together, in their order."""
+        self.moves |= 1
         routes: dict[tuple[str, ...], list[Receipt]] = {}
         for receipt in receipts:
             routes.setdefault(receipt._lanes, []).append(receipt)  # noqa: SLF001  (the spooler's side of a receipt)
@@ -160,6 +165,7 @@ class Inflow:
         """*receipts*, and what was dropped, are committed."""
         give_way()
         self.carried = self.carried[len(receipts) :]
+        self.moves += 1
         journal = self.journal
         if journal is not None and receipts:
             self._stored = self._storing

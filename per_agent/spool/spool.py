@@ -238,6 +238,11 @@ class Spool:
         """For each lane, the events that were taken from the source and are not yet committed."""
         return self._spooler.inflow.in_memory()
 
+    @property
+    def moves(self) -> int:
+        """Another number after events went from the source to the disk; odd while they go, and may be seen twice."""
+        return self._spooler.inflow.moves
+
     def statistics(self) -> SpoolStatistics:
         """How it is doing. Waits for nothing and reads nothing, so what is being committed may show twice."""
         spooler = self._spooler
