@@ -129,7 +129,7 @@ class Inflow:
         for lane, count in self._source.take_dropped().items():
             self.dropped[lane] = self.dropped.get(lane, 0) + count
         self.moves += 1
-        give_way()
+        self._give_way()
 
     def write(self, changes: Transaction, receipts: Sequence[Receipt]) -> Fresh:
         """Add the receipts' events as blocks: those that go to the same lanes together, in their order."""
@@ -142,9 +142,9 @@ class Inflow:
         for lanes, all_of_them in routes.items():
             for some in _batched(all_of_them, self.block_events):
                 encoded = _identified(some)
-                give_way()
+                self._give_way()
                 fresh.append((changes.append(lanes, encoded, now), some))
-        give_way()
+        self._give_way()
         for lane, count in self.dropped.items():
             changes.drop(lane, count)
         journal = self.journal
@@ -163,7 +163,7 @@ class Inflow:
 
     def written(self, receipts: Sequence[Receipt]) -> None:
         """*receipts*, and what was dropped, are committed."""
-        give_way()
+        self._give_way()
         self.carried = self.carried[len(receipts) :]
         self.moves += 1
         journal = self.journal
@@ -188,6 +188,11 @@ class Inflow:
             else:
                 journal.remove()
         return sum(place is None for place in _places(self.carried))
+
+    def _give_way(self) -> None:
+        """Between two steps, let the callers go on; but not in a rush, when they are ahead as it is."""
+        if self.waiting() < _RUSH:
+            give_way()
 
     # For any thread
 
