@@ -528,7 +528,7 @@ held = threading.Event()
 def hold(mapped):
     held.set()
     time.sleep(60)
-threading.Thread(target=hold, args=(agent._life.intake.journal._mapped,), daemon=True).start()
+threading.Thread(target=hold, args=(agent._life.intake.journal.slots.file,), daemon=True).start()
 held.wait()
 """
 

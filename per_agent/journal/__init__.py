@@ -12,25 +12,31 @@ can be told apart to the event. The next holder of the spool stores the rest und
 """
 
 from per_agent.journal.file import FOLDER
-from per_agent.journal.journal import Journal, JournalFull, Place, Write, make
-from per_agent.journal.layout import SLOT, Head
+from per_agent.journal.journal import Journal, Place, Write, make
+from per_agent.journal.layout import RECORD, ROOM, SLOT, WHOLE, Head
 from per_agent.journal.left import Left, abandoned, files, is_abandoned, pending, read, remove, take
+from per_agent.journal.slots import JournalFull, Slots, no_slots
 from per_agent.journal.stamps import Stamps
 
 __all__ = [
     "FOLDER",
+    "RECORD",
+    "ROOM",
     "SLOT",
+    "WHOLE",
     "Head",
     "Journal",
     "JournalFull",
     "Left",
     "Place",
+    "Slots",
     "Stamps",
     "Write",
     "abandoned",
     "files",
     "is_abandoned",
     "make",
+    "no_slots",
     "pending",
     "read",
     "remove",

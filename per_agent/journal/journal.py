@@ -1,15 +1,13 @@
 """`Journal`: the one that this process writes to. `write` is for any thread; the rest says for whom it is.
 
-A slot is taken from a stack of free ones and comes back to it, so the same few are used again and again, and
-few pages are touched however large the file is. Taking one, and giving an event its number, are each a single
-operation of the interpreter: no lock, and nothing is half-done where a signal handler records an event too.
+It takes no lock. An event's number, a slot, and the place of a new route are each had in a single operation of the
+interpreter, and nothing is half-done where a signal handler records an event too.
 """
 
 import errno
 import mmap
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
@@ -31,18 +29,14 @@ from per_agent.journal.layout import (
     SLOT,
     WHOLE,
 )
+from per_agent.journal.slots import JournalFull, Slots
 
-_CHUNK: Final = 256 * SLOT  # bytes of slots that are put on the stack at once
 _LONGEST: Final = 512  # slots; the longest event takes 395
 _TRIES: Final = 8  # names: somebody may take a new file for an abandoned one before it is locked
 Place = int | tuple[int, ...] | None
 """Where an event lies: the offset of its slot in the file, or those of its parts' slots, or nowhere."""
 
 Write = Callable[[bytes, tuple[str, ...], int], Place]
-
-
-class JournalFull(Exception):
-    """No slot is free."""
 
 
 class Journal:
@@ -52,6 +46,7 @@ class Journal:
         write: `(encoded, lanes, number) -> Place`: keep an encoded event that goes to *lanes* and has that number
             of `Identifiers`, whatever becomes of the process from then on. No system call, no lock. Raises
             `JournalFull`, and `InvalidEvent` where it is longer than `MAX_EVENT_BYTES`.
+        slots: what `write` does with the events of `slots.usual`, `Intake.add` does itself: a call is much to it.
         id: its name, for ever its own.
         path: where it lies at present.
     """
@@ -59,85 +54,52 @@ class Journal:
     def __init__(self, path: Path, mapped: mmap.mmap, inode: int, number: Callable[[], int]) -> None:
         self.path = path
         self.id = path.name.removesuffix(SUFFIX)
+        self.slots = Slots(mapped)
         self._inode = inode
         self._size = len(mapped)
-        self._free: deque[int] = deque()
-        self._chunks = deque(range(HEAD, self._size, _CHUNK))  # no slot in these was ever used
         self._number = number
         self._order: dict[tuple[str, ...], None] = {}  # the routes, by their numbers
         self._routes = _Routes(self._add_route)
-        self._mapped = mapped
-        self.write, self._map = self._writer()
+        self.write = self._writer()
 
-    def _writer(self) -> tuple[Write, Callable[[mmap.mmap], None]]:
+    def _writer(self) -> Write:
         # A closure, since its names cost the caller a third of what an object's attributes do.
-        mapped = self._mapped
-        take, routes = self._free.pop, self._routes
-        pack, checksum, more, write_parts = RECORD.pack_into, zlib.adler32, self._more, self._write_parts
-        usual: tuple[str, ...] | None = None  # the lanes of route 0
+        slots, routes, pack, checksum = self.slots, self._routes, RECORD.pack_into, zlib.adler32
+        usual = not failpoint.armed("slot written")  # that is on this way alone
 
-        def write(encoded: bytes, lanes: tuple[str, ...], stamp: int) -> Place:
-            nonlocal usual
+        def write(encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:
             if len(encoded) > ROOM:
-                return write_parts(encoded, lanes, stamp)
-            if lanes is not usual:
-                route = routes[lanes]
-                stamp |= route
-                if route == 0:
-                    usual = lanes
+                return self._write_parts(encoded, lanes, number)
+            route = routes[lanes]
+            if route == 0 and usual:
+                slots.usual = lanes
+            stamp = number | route
             try:
-                at = take()
+                at = slots.take()
             except IndexError:
-                at = more()
+                at = slots.more()
             said = checksum(encoded, stamp)
             try:
                 # No call among the arguments: during one another thread may put another file in this one's place,
                 # or a signal handler fork, and what is packed would go into the old file.
-                pack(mapped, at, said, stamp, encoded, WHOLE)
+                pack(slots.file, at, said, stamp, encoded, WHOLE)
             except BaseException:  # out of a signal handler: whose call raises, that has recorded nothing
-                self.release((at,))
+                slots.release((at,))
                 raise
             return at
 
-        def use(other: mmap.mmap) -> None:
-            nonlocal mapped
-            self._mapped = mapped = other
-
-        return (_dying(write) if failpoint.armed("slot written") else write), use
-
-    def _more(self) -> int:
-        """A slot from beyond those that were ever used."""
-        try:
-            first = self._chunks.popleft()
-        except IndexError:
-            try:
-                return self._free.pop()  # some came back meanwhile
-            except IndexError:
-                raise JournalFull from None
-        end = min(first + _CHUNK, self._size)
-        # Downwards, so that the first is the next to be taken.
-        self._free.extend(range(end - SLOT, first, -SLOT))
-        return first
+        return write if usual else _dying(write)
 
     def _write_parts(self, encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:
         """Keep an event in as many slots as it takes. It is there when the last of them is."""
         check_length(encoded)
         pieces = [encoded[at : at + PART_ROOM] for at in range(0, len(encoded), PART_ROOM)]
         route = self._routes[lanes]
-        slots: list[int] = []
-        try:
-            for _ in pieces:
-                try:
-                    slots.append(self._free.pop())
-                except IndexError:
-                    slots.append(self._more())
-        except JournalFull:
-            self._free.extend(reversed(slots))
-            raise
+        slots = self.slots.several(len(pieces))
         try:
             self._pack_parts(route, slots, pieces, number)
         except BaseException:  # as above
-            self.release(slots)
+            self.slots.release(slots)
             raise
         return tuple(slots)
 
@@ -148,13 +110,13 @@ class Journal:
             stamp = (self._number() | route) if at else event
             payload = PART_HEAD.pack(event, at, len(pieces)) + piece
             said = layout.checksum(payload, stamp, PART)
-            RECORD.pack_into(self._mapped, slot, said, stamp, payload, PART)  # no call, as in `write`
+            RECORD.pack_into(self.slots.file, slot, said, stamp, payload, PART)  # no call, as in `write`
             failpoint.reach("part written")
 
     def _add_route(self, lanes: tuple[str, ...]) -> int:
         self._order.setdefault(lanes)  # a single operation: where it comes to stand is its number
         order = list(self._order)
-        with memoryview(self._mapped) as buffer:
+        with memoryview(self.slots.file) as buffer:
             if not layout.write_routes(buffer, order):
                 raise JournalFull
         return order.index(lanes)
@@ -163,34 +125,21 @@ class Journal:
 
     def stamps(self, places: Iterable[Place]) -> list[int]:
         """The numbers that the slots at *places* have, each `// STEP`."""
-        mapped, unpack, at = self._mapped, layout.STAMP.unpack_from, layout.STAMP_AT
+        mapped, unpack, at = self.slots.file, layout.STAMP.unpack_from, layout.STAMP_AT
         return [unpack(mapped, slot + at)[0] // ROUTES for slot in _slots(places)]
 
     def release(self, places: Iterable[Place]) -> None:
         """Free the slots of events that are stored, or that were not accepted after all. For any thread."""
-        at, free = layout.STATE_AT, layout.FREE
-        slots = _slots(places)
-        for slot in slots:
-            self._mapped[slot + at] = free
-        slots.reverse()  # the first are used first
-        self._free.extend(slots)
+        self.slots.release(_slots(places))
 
     def shrink(self) -> None:
         """Give the memory back that the slots took in a rush. The file keeps what is in them, and they come back."""
-        self._mapped.madvise(mmap.MADV_DONTNEED)
+        self.slots.file.madvise(mmap.MADV_DONTNEED)
 
     def fits(self, encoded: bytes) -> bool:
         """Whether there is room for *encoded* at present."""
         slots = 1 if len(encoded) <= ROOM else -(-len(encoded) // PART_ROOM)
-        return len(self._free) + (self._size - self._used) // SLOT >= slots
-
-    @property
-    def _used(self) -> int:
-        """Where the slots begin that were never used."""
-        try:
-            return self._chunks[0]
-        except IndexError:
-            return self._size
+        return self.slots.free >= slots
 
     # Where it lies: for the spooler's thread
 
@@ -214,16 +163,16 @@ class Journal:
     def _replace(self, path: Path) -> None:
         """Go on with a new file at *path*. No slot is freed meanwhile, since the thread that does it is here."""
         path.unlink(missing_ok=True)
-        old = self._mapped
+        old = self.slots.file
         new, self._inode = create(path, self._size)
-        end = self._used
+        end = self.slots.used
         new[:end] = old[:end]
-        self._map(new)
+        self.slots.file = new
         # What calls have written since the copy was made, they wrote to the old one.
         with memoryview(new) as buffer:
             layout.write_routes(buffer, list(self._order))
         unpack, at = layout.STAMP.unpack_from, layout.STAMP_AT
-        for place in range(HEAD, self._used, SLOT):
+        for place in range(HEAD, self.slots.used, SLOT):
             if unpack(old, place + at) > unpack(new, place + at):
                 new[place : place + SLOT] = old[place : place + SLOT]
         failpoint.reach("journal replaced")
@@ -244,8 +193,8 @@ class Journal:
 
     def let_go(self) -> None:
         """Leave the file as it is, for who recovers it; in a forked child it is the parent's, lock and all."""
-        file = self._mapped
-        self._map(_nothing(self._size))
+        file = self.slots.file
+        self.slots.file = _nothing(self._size)
         with suppress(BufferError):  # a route is being added just now, and the file goes with that call
             # Not left to the last reference: in a child, what threads held that are not there is never let go
             # of, and the lock would outlive the parent.
@@ -297,9 +246,7 @@ def _slots(places: Iterable[Place]) -> list[int]:
     return [slot for parts in some for slot in parts]
 
 
-def _dying(
-    write: Write,
-) -> Write:
+def _dying(write: Write) -> Write:
     """*write* with a failpoint, which the way of every event is too short for."""
 
     def write_and_die(encoded: bytes, lanes: tuple[str, ...], number: int) -> Place:

@@ -70,8 +70,8 @@ class Batch:
 
     def _accept(self, part: Part, places: range, start: int) -> None:
         """Accept the records of *part* at *places*; the first of the part has the position *start* in the request."""
-        service, records = self._service, part.records
-        new_id, livemode, now = service.new_id, service.agent.livemode, time.time()
+        service, records, agent = self._service, part.records, self._service.agent
+        new_id, livemode, now = service.new_id, agent.livemode, time.time()
         for place in places:
             record = records[place]
             try:
@@ -80,26 +80,29 @@ class Batch:
                     event = record.event(named or new_id(now), now, livemode)
                 else:
                     event, named = _event(record, new_id(now), now, livemode)
-                self._take(event, named)
+                if named is None:
+                    self.waiting.append(agent.add_event(event))
+                    self.accepted += 1
+                else:
+                    self._take(event, named)
                 self._ids[start + place] = event.id
             except InvalidEvent as error:
                 where = {} if part.lines is None else {"line": part.lines[place]}
                 self.rejected.append({"position": start + place, **where, "errors": error.problems})
 
-    def _take(self, event: Event, named: str | None) -> None:
-        if named is not None:
-            recent = self._service.recent.of(type(event))
-            if named in recent:
-                self.repeats += 1
-                earlier = recent.receipt(named)
-                if earlier is not None:
-                    self.waiting.append(earlier)
-                return
-        receipt = self._service.agent.add_event(event)
-        self.accepted += 1
-        self.waiting.append(receipt)
-        if named is not None:
+    def _take(self, event: Event, named: str) -> None:
+        """Accept *event*, which came with an identifier, unless it did so before."""
+        recent = self._service.recent.of(type(event))
+        if named not in recent:
+            receipt = self._service.agent.add_event(event)
+            self.accepted += 1
+            self.waiting.append(receipt)
             recent.add(named, receipt)
+            return
+        self.repeats += 1
+        earlier = recent.receipt(named)
+        if earlier is not None:
+            self.waiting.append(earlier)
 
     @property
     def taken(self) -> int:

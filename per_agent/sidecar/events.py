@@ -141,7 +141,8 @@ def _check_number(found: int) -> None:
 
 def _by_line(content: bytes) -> Iterator[Part]:
     """The records of the lines of *content*, a piece at a time."""
-    _check_number(content.count(b"\n"))  # blank lines count, too: each of them is looked at
+    if len(content) > _MOST:
+        _check_number(content.count(b"\n"))  # blank lines count, too: each of them is looked at
     return _pieces(content)
 
 
@@ -151,16 +152,18 @@ def _pieces(content: bytes) -> Iterator[Part]:
         end = content.find(b"\n", at + _PIECE) + 1 or len(content)
         piece = content[at:end]
         yield _part(piece, number)
-        number += piece.count(b"\n")
         at = end
+        number += piece.count(b"\n") if at < len(content) else 0
 
 
 def _part(piece: bytes, number: int) -> Part:
     """The records of a piece whose first line has this *number*."""
     plain = _unhindered(records.read_lines, piece)
     # A blank line, or two events on one, and a line's number would not follow from its event's position.
-    if plain is not None and len(plain) == piece.rstrip().count(b"\n") + 1 == piece.count(b"\n{") + 1:
-        return Part(plain, plain=True, lines=range(number, number + len(plain)))
+    if plain is not None:
+        breaks = piece.count(b"\n") - piece.endswith(b"\n")
+        if len(plain) == breaks + 1 and breaks == piece.count(b"\n{"):
+            return Part(plain, plain=True, lines=range(number, number + len(plain)))
     numbered = [(at, line) for at, line in enumerate(piece.split(b"\n"), number) if line.strip()]
     lines = [at for at, _ in numbered]
     try:
