@@ -112,7 +112,7 @@ def test_values_are_sent_as_the_text_they_are(kit, upstream):
         {"status": 403, "body": {"error": "Not authorized"}},
         {"status": 403, "body": "Customer not found"},
         {"status": 400, "body": "Access token found in multiple locations"},
-        {"status": 409, "body": {"error": "exists", "identifier": "another"}},
+        {"status": 409, "body": {"error": "the identifier exists", "identifier": "another"}},
     ],
 )
 def test_what_concerns_all_events_halts(kit, upstream, rule):
@@ -185,6 +185,18 @@ def test_words_that_only_look_like_a_duplicate_deliver_nothing(kit, upstream, te
     assert outcome(kit) != Delivered()
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "Conflict", "conflict: the database is locked, try again", "the application is being upgraded"],
+)
+def test_a_409_for_an_event_that_is_not_stored_delivers_nothing(kit, upstream, text):
+    upstream.rule(status=409, body={"error": text}, **POST)
+    answer = outcome(kit)
+    assert isinstance(answer, Refused)
+    assert not answer.certain
+    assert upstream.score().identifiers == []
+
+
 def test_words_that_nobody_knows_are_checked_against_the_stored_events(kit, upstream):
     upstream.settings(duplicate={"status": 400, "body": {"error": "E1042"}})
     upstream.rule(cut="after", count=1)
@@ -240,7 +252,7 @@ def test_other_4xx_are_undocumented_and_so_uncertain(kit, upstream, status):
     assert outcome(kit) == Refused(f"HTTP {status}: who knows", certain=False)
 
 
-@pytest.mark.parametrize("status", [400, 404, 422])
+@pytest.mark.parametrize("status", [400, 404, 409, 422])
 @pytest.mark.parametrize("state", ["inactive", "unknown"])
 def test_a_meter_that_is_not_there_or_not_active_parks_its_events_alone(kit, upstream, status, state):
     upstream.settings(meters={"off": state}, meter_status=status)

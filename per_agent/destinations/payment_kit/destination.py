@@ -139,7 +139,7 @@ class PaymentKit:
             outcome = Parked(self._customer_key(event), reason)
         elif answer.status == 404:
             outcome = self._not_found(event, reason)
-        elif answer.status not in (400, 422):
+        elif answer.status not in (400, 409, 422):
             outcome = Refused(reason, certain=False)
         elif means is Meaning.FIELD:
             outcome = Refused(reason)

@@ -5,7 +5,7 @@ events) and neither the statuses nor the wordings. Choice: match broadly on the 
 texts taken out first, since a meter may well be called "customer.created"; what is not recognised stays
 `UNKNOWN` and is confirmed by asking for the stored events. Given up: certainty. So a mistake must be mild: an
 event wrongly parked goes on, and one wrongly refused is kept as a dead letter. Only `DUPLICATE` removes an
-event, and so it alone demands that the identifier itself is named.
+event, and so it alone demands that the identifier itself is named: a bare 409 is none, and the stored events tell.
 """
 
 import re
@@ -65,7 +65,7 @@ def meaning(answer: Answer, own: Iterable[str | None]) -> Meaning:
     text = without(answer.text, own)
     tests = (
         (Meaning.CREDENTIALS, "access token found in multiple" in text),
-        (Meaning.DUPLICATE, answer.status == 409 or _says_taken(text)),
+        (Meaning.DUPLICATE, _says_taken(text)),
         (Meaning.METER, _METER.search(text) and _TROUBLE.search(text)),
         (Meaning.CUSTOMER, _CUSTOMER.search(text) and _TROUBLE.search(text)),
         (Meaning.FIELD, _JOI.search(text)),
