@@ -17,6 +17,7 @@ from per_agent.books import Books
 from per_agent.spool import BlockId, DeadLetter, Parking, Settlement, Store, audit, snapshots
 from per_agent.spool.disk import FILE
 from per_agent.spool.filed import letters as filed_letters
+from per_agent.spool.transaction import parking_key
 
 LANES = ("per", "kit")
 KEYS = ("meter:live:a", "meter:live:a/b", "50 % of ü")
@@ -277,6 +278,19 @@ def test_a_row_that_somebody_else_wrote_in_the_place_of_a_block_is_set_aside_too
         changes.set_aside("per", block.id)
     assert waiting(store) == [b"sound"]
     assert any("lie in blocks" in problem for problem in problems(place)), "and the books show it"
+
+
+def test_events_are_parked_where_somebody_else_wrote_a_row_in_the_place_of_what_they_wait_for(store, place):
+    first, second = append(store, b"a"), append(store, b"b")
+    settle(store, first[0], parked=[(parking("meter"), [0])])
+    with closing(sqlite3.connect(place / FILE)) as database, database:
+        key = parking_key("per", "meter")
+        assert database.execute("UPDATE Cache SET mode = 4 WHERE key = ?", (key,)).rowcount == 1
+    settle(store, second[0], parked=[(parking("meter"), [0])])
+    assert store.parkings("per") == [parking("meter")]
+    with store.transaction() as changes:
+        assert changes.unpark("per", "meter")
+    assert waiting(store) == [b"a", b"b"]
 
 
 def test_a_transaction_that_raises_changes_nothing_on_the_disk_or_in_memory(store, place):

@@ -133,13 +133,19 @@ class Transaction:
             part = BlockId(block.id.seq, self._next())
             packed = blocks.pack([block.events[at] for at in fresh], block.made_at)
             self._disk.set(parked_prefix(block.lane, parking.key) + str(part), packed)
-            if self._disk.get(parking_key(block.lane, parking.key)) is None:
+            if not self._knows(parking_key(block.lane, parking.key)):
                 self._disk.set(parking_key(block.lane, parking.key), _pack(parking))
             failpoint.reach("event parked")
         self._parked[block.lane] += len(fresh)
         for at in fresh:
             settled |= 1 << at
         return settled
+
+    def _knows(self, key: str) -> bool:
+        try:
+            return self._disk.get(key) is not None
+        except SpoolCorrupt:
+            return False  # not bytes that per_agent wrote: it is written anew
 
     def unpark(self, lane: str, key: str) -> bool:
         """Let events that were parked under *key* go on, a bounded number of blocks. True when all did."""
