@@ -853,3 +853,29 @@ def test_what_is_delivered_while_more_comes_is_settled_in_the_commits_of_what_co
         assert agent.flush(30)
     assert commits <= lasted / linger + 3  # one every so often, as if nothing were delivered
     assert books_of(agent) == Books(200, 200)
+
+
+def test_an_outage_pauses_a_destination_also_when_each_event_in_memory_was_refused_before(tmp_path):
+    refusals = [Refused("E1", certain=False)] * 5
+    destination = MemoryDestination(
+        itertools.chain(refusals, itertools.repeat(Retry("slow down", after=60.0)))
+    )
+    with Agent(tmp_path, [destination], delivery=QUICK) as agent:
+        for n in range(5):
+            add(agent, n)
+        until(lambda: agent.status()["destinations"]["memory"]["state"] == "retrying")
+        asked = len(destination.offered)
+        assert not agent.flush(0.2)
+        assert len(destination.offered) == asked
+
+
+def test_a_backlog_does_not_wait_for_company_however_long_new_events_may(tmp_path):
+    with Agent(tmp_path, [MemoryDestination(itertools.repeat(Retry("down", after=60.0)))]) as agent:
+        for n in range(3000):
+            receipt = add(agent, n)
+        assert receipt.stored(30)
+        agent.close(0.0)
+    destination = MemoryDestination(batch=20, concurrency=4)
+    delivery = DeliverySettings(window_blocks=2)
+    with Agent(tmp_path, [destination], intake=IntakeSettings(linger=60.0), delivery=delivery):
+        until(lambda: len(destination.received) == 3000)

@@ -194,8 +194,8 @@ class Route:
                         self._delay(item)
                 case Retry(reason, after):
                     self.attempts.failed("retry", reason)
-                    # One that keeps failing while others go through speaks for itself.
-                    if item.own_troubles == 0:
+                    # One that keeps failing while others go through speaks for itself, and for nobody else.
+                    if item.own_troubles == 0 or item.seen_successes == self._successes:
                         self._fail("retrying", writable(reason), sent.epoch, after)
                     again.append(item)
                 case Halt(reason):

@@ -45,7 +45,8 @@ class Loaded:
     """
 
     __slots__ = (
-        "_busy", "_crossed", "_dead", "_delivered", "_late", "_parked", "block", "failed", "left", "rank", "window",
+        "_busy", "_crossed", "_dead", "_delivered", "_hurried", "_late", "_parked", "block", "failed",
+        "left", "rank", "window",
     )  # fmt: skip
 
     def __init__(self, window: "Window", block: Block, rank: Rank) -> None:
@@ -55,6 +56,7 @@ class Loaded:
         self.left = block.count - block.settled.bit_count()  # events whose settlement is not committed
         self.failed = 0  # events that failed at least once
         self._busy = False
+        self._hurried = False  # whether the settlement under way, and what comes after it, is not to linger
         self._delivered: list[int] = []
         self._late: list[int] = []
         self._crossed: list[int] = []
@@ -82,6 +84,9 @@ class Loaded:
         """Have the spool commit what was decided; *later* runs a call in the courier's thread."""
         if not self._busy:
             self.settle_rest(later, hurried=hurried)
+        elif hurried and not self._hurried:
+            self._hurried = True
+            self.window.spool.hurry()
 
     def settle_rest(self, later: Callable[[Callable[[], None]], None], *, hurried: bool = True) -> None:
         """As `settle`, also while an earlier settlement is under way."""
@@ -95,18 +100,18 @@ class Loaded:
             late=self._late,
             crossed=self._crossed,
         )
-        self._busy = True
+        self._busy, self._hurried = True, hurried
         self._delivered, self._late, self._crossed, self._dead, self._parked = [], [], [], [], {}
 
         failpoint.reach("before settle")
 
         def committed() -> None:
             failpoint.reach("after settle")
-            self._busy = False
+            again, self._busy, self._hurried = self._hurried, False, False
             self.left -= decided
             self.window.parked([parking for parking, _ in what.parked])
             if self.left:
-                self.settle(later, hurried=hurried)
+                self.settle(later, hurried=again)
             else:
                 self.window.drop(self)
 

@@ -141,6 +141,10 @@ class Spool:
             Work(lambda changes: changes.settle(block, what), settled, spooler.bug, hurried=hurried)
         )
 
+    def hurry(self) -> None:
+        """Do not linger with what was to be settled."""
+        self._inbox.put(Work(nothing, nothing, nothing, hurried=True))
+
     def post(self, change: Callable[[Transaction], Any], then: Callable[[Any], None] = nothing) -> None:
         """Make *change* with the next commit; *then* is called with its result after it."""
         self._inbox.put(Work(change, then, self._spooler.bug, stirs=True))
