@@ -6,11 +6,15 @@ import os
 import random
 import re
 import signal
+import sqlite3
+from contextlib import closing
 
 import pytest
 from fronted import TOKEN, Fronted, head, request
 from sidecar_process import SidecarProcess
 from waiting import until
+
+from per_agent.spool.disk import FILE
 
 ACTIVITY = b'{"billing_id":"acme","user_id":"u-17","activity_type_id":"active-users"}'
 METERED = b'{"event_name":"tokens","customer_id":"c","value":"0.10"}'
@@ -166,6 +170,10 @@ LONG = {
     "a wish to wait": lambda _, c: c.ask(request(b"POST /v1/events?wait=stored", ACTIVITY)),
     "Per's wish to wait": lambda _, c: c.ask(head(b"GET /activities.add?wait=stored&" + PER)),
     "Payment Kit's wish to wait": lambda _, c: c.ask(request(b"POST /api/meter-events?wait=stored", KIT)),
+    "Per's wish to wait, escaped": lambda _, c: c.ask(head(b"GET /activities.add?w%61it=stored&" + PER)),
+    "Payment Kit's wish to wait, escaped": lambda _, c: c.ask(
+        request(b"POST /api/meter-events?livemode=true&%77%61%69%74=stored", KIT)
+    ),
     "several events": lambda _, c: c.ask(request(b"POST /v1/events", b"[" + ACTIVITY + b"," + METERED + b"]")),
     "several lines": lambda _, c: c.ask(request(b"POST /v1/events", ACTIVITY + b"\n" + ACTIVITY, kind=b"application/x-ndjson")),
     "a long body": lambda _, c: c.ask(request(b"POST /v1/events", ACTIVITY + b" " * 20_000)),
@@ -191,6 +199,21 @@ def test_where_answers_wait_for_the_disk_none_is_given_at_once(tmp_path):
         for number in range(3):
             assert connection.ask(head(b"GET /activities.add?" + PER)).startswith(b"HTTP/1.1 200")
             assert stored.tasks == number + 1
+
+
+@pytest.mark.parametrize("wait", [b"wait=stored", b"w%61it=stored", b"%77%61%69%74=%73tored"])
+def test_what_is_not_stored_yet_is_not_said_to_be_however_the_wish_is_written(tmp_path, wait):
+    with Fronted(tmp_path, stored_timeout=0.1) as slow, slow.connect() as connection:
+        assert connection.ask(head(b"GET /activities.add?wait=stored&" + PER)).startswith(b"HTTP/1.1 200")
+        (database,) = (tmp_path / "data").glob(f"spools/*/{FILE}")
+        with closing(sqlite3.connect(database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for asking in (
+                head(b"GET /activities.add?" + PER + b"&" + wait),
+                request(b"POST /api/meter-events?" + wait, KIT),
+                request(b"POST /v1/events?" + wait, ACTIVITY),
+            ):
+                assert connection.ask(asking).startswith(b"HTTP/1.1 504")
 
 
 def test_answers_of_both_ways_keep_the_order_of_their_requests(sidecar):
