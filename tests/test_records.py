@@ -23,14 +23,13 @@ numbers = (
 )
 plain = st.none() | st.booleans() | numbers | texts
 amounts = plain | st.sampled_from(["0.10", "1e3", "1.", "٣", "1\n", "+1", "9" * 128, "9" * 129, "-1.50"])
+kinds = st.sampled_from(["activity", "meter", "Activity", "", None, 1])
 labels = plain | st.dictionaries(texts, plain | st.lists(plain, max_size=1), max_size=3)
 
 
 def documents(names, others=("usr",)):
     """Objects of most of the fields that *names* gives values for, and now and then another."""
-    return st.fixed_dictionaries(
-        {}, optional={**names, **dict.fromkeys(others, plain), "type": st.just("activity")}
-    )
+    return st.fixed_dictionaries({}, optional={**names, **dict.fromkeys(others, plain), "type": kinds})
 
 
 activities = documents(
@@ -108,6 +107,12 @@ EDGES = [
     (GOOD_METERED, "timestamp", 1e11, False),
     (GOOD_METERED, "metadata", [], False),
     (GOOD_METERED, "livemode", "true", False),
+    (GOOD_ACTIVITY, "type", "activity", True),
+    (GOOD_ACTIVITY, "type", "meter", False),
+    (GOOD_ACTIVITY, "type", None, False),
+    (GOOD_METERED, "type", "meter", True),
+    (GOOD_METERED, "type", "activity", False),
+    (GOOD_METERED, "type", None, False),
 ]
 
 
@@ -132,6 +137,14 @@ def test_both_ways_draw_the_same_lines(document, field, value, is_good):
         (
             b'{"event_name":"n","customer_id":"c","value":3,"metadata":{"a":"b"},"livemode":false}',
             MeterEvent("made", "n", "c", "3", NOW, None, '{"a":"b"}', None, False),
+        ),
+        (
+            b'{"type":"activity","id":"i","billing_id":"b","user_id":"u","activity_type_id":"t","at":1.25}',
+            Activity("i", "b", "u", "t", 1.25),
+        ),
+        (
+            b'{"type":"meter","identifier":"i","event_name":"n","customer_id":"c","value":"1.50","timestamp":2.5}',
+            MeterEvent("i", "n", "c", "1.50", 2.5, None, None, None, True),
         ),
     ],
 )

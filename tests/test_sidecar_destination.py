@@ -15,6 +15,7 @@ from per_agent.agent.build import destination_of, reports_of
 from per_agent.destinations import Delivered, Halt, Refused, Retry
 from per_agent.event import Activity, MeterEvent, new_activity, new_meter_event
 from per_agent.settings import DeliverySettings, IntakeSettings, Secret, SidecarDestinationSettings
+from per_agent.sidecar import records
 
 TOKEN = "sidecar-token-1"
 SOON = DeliverySettings(backoff_initial=0.01, backoff_max=0.1)
@@ -54,6 +55,24 @@ def test_a_batch_is_one_request_of_one_line_for_each_event(sidecar, double):
     assert "authorization" not in request["headers"]
     assert [json.loads(line) for line in request["body"].split("\n")] == [one.as_record() for one in events]
     assert double.events == {one.id: one for one in events}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [activity(number) for number in range(500)],
+        [
+            MeterEvent(f"m-{number}", "n", "c", "0.10", 1.5, "s", '{"a":"b"}', None, True)
+            for number in range(500)
+        ],
+    ],
+    ids=["activities", "meter events"],
+)
+def test_a_batch_of_one_kind_fits_what_a_sidecar_reads_straight(sidecar, double, events):
+    assert sidecar.send(events) == [Delivered()] * 500
+    read = records.read_lines(double.requests[-1]["body"].encode())
+    assert read is not None
+    assert [record.event(record.id, 0.0, None) for record in read] == events
 
 
 exact = st.decimals(allow_nan=False, allow_infinity=False)

@@ -6,11 +6,19 @@ import os
 import random
 import re
 import signal
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from fronted import TOKEN, Fronted, head, request
 from sidecar_process import SidecarProcess
 from waiting import until
+
+from per_agent.event import RECORDS
+from per_agent.spool.disk import FILE
 
 ACTIVITY = b'{"billing_id":"acme","user_id":"u-17","activity_type_id":"active-users"}'
 METERED = b'{"event_name":"tokens","customer_id":"c","value":"0.10"}'
@@ -166,6 +174,10 @@ LONG = {
     "a wish to wait": lambda _, c: c.ask(request(b"POST /v1/events?wait=stored", ACTIVITY)),
     "Per's wish to wait": lambda _, c: c.ask(head(b"GET /activities.add?wait=stored&" + PER)),
     "Payment Kit's wish to wait": lambda _, c: c.ask(request(b"POST /api/meter-events?wait=stored", KIT)),
+    "Per's wish to wait, escaped": lambda _, c: c.ask(head(b"GET /activities.add?w%61it=stored&" + PER)),
+    "Payment Kit's wish to wait, escaped": lambda _, c: c.ask(
+        request(b"POST /api/meter-events?livemode=true&%77%61%69%74=stored", KIT)
+    ),
     "several events": lambda _, c: c.ask(request(b"POST /v1/events", b"[" + ACTIVITY + b"," + METERED + b"]")),
     "several lines": lambda _, c: c.ask(request(b"POST /v1/events", ACTIVITY + b"\n" + ACTIVITY, kind=b"application/x-ndjson")),
     "a long body": lambda _, c: c.ask(request(b"POST /v1/events", ACTIVITY + b" " * 20_000)),
@@ -191,6 +203,21 @@ def test_where_answers_wait_for_the_disk_none_is_given_at_once(tmp_path):
         for number in range(3):
             assert connection.ask(head(b"GET /activities.add?" + PER)).startswith(b"HTTP/1.1 200")
             assert stored.tasks == number + 1
+
+
+@pytest.mark.parametrize("wait", [b"wait=stored", b"w%61it=stored", b"%77%61%69%74=%73tored"])
+def test_what_is_not_stored_yet_is_not_said_to_be_however_the_wish_is_written(tmp_path, wait):
+    with Fronted(tmp_path, stored_timeout=0.1) as slow, slow.connect() as connection:
+        assert connection.ask(head(b"GET /activities.add?wait=stored&" + PER)).startswith(b"HTTP/1.1 200")
+        (database,) = (tmp_path / "data").glob(f"spools/*/{FILE}")
+        with closing(sqlite3.connect(database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for asking in (
+                head(b"GET /activities.add?" + PER + b"&" + wait),
+                request(b"POST /api/meter-events?" + wait, KIT),
+                request(b"POST /v1/events?" + wait, ACTIVITY),
+            ):
+                assert connection.ask(asking).startswith(b"HTTP/1.1 504")
 
 
 def test_answers_of_both_ways_keep_the_order_of_their_requests(sidecar):
@@ -407,9 +434,10 @@ def test_a_repeat_is_told_from_a_new_event_on_both_ways(sidecar):
         ([ACTIVITY, ACTIVITY.replace(b"u-17", b"u" * 70_000), ACTIVITY], [(1, 2)]),
         ([b"", ACTIVITY, b" ", ACTIVITY.replace(b"u-17", b"u" * 70_000), ACTIVITY], [(1, 4)]),
         ([ACTIVITY, b"", ACTIVITY + ACTIVITY], [(1, 3)]),
+        ([b"", ACTIVITY + ACTIVITY, ACTIVITY], [(0, 2)]),
         ([ACTIVITY, METERED, b"7", ACTIVITY], [(2, 3)]),
     ],
-    ids=["plain", "with blank lines", "two on a line", "mixed"],
+    ids=["plain", "with blank lines", "two on a line", "two on a line after a blank one", "mixed"],
 )
 def test_lines_are_numbered_whether_they_are_plain_or_not(sidecar, lines, rejected):
     with sidecar.connect() as connection:
@@ -430,6 +458,44 @@ def test_lines_are_numbered_over_all_the_pieces_that_are_read_at_once(sidecar):
     assert [(each["position"], each["line"]) for each in said["rejected"]] == bad
     assert len(said["ids"]) == len(events)
     assert said["accepted"] == len(events) - len(bad)
+
+
+def test_each_line_is_told_of_where_there_is_no_room_whatever_it_says(tmp_path):
+    draw = random.Random(12)
+    some = [ACTIVITY] * 50 + [METERED, b"", b" ", b"\r", b"{oops", b"[]", b" " + ACTIVITY, ACTIVITY + METERED]
+    lines = [b"", ACTIVITY, *(draw.choice(some) for _ in range(5000)), ACTIVITY + ACTIVITY]
+    with Fronted(tmp_path) as full, full.connect() as connection:
+        full.agent.close()
+        answer = connection.ask(request(b"POST /v1/events", b"\n".join(lines), kind=b"application/x-ndjson"))
+    assert answer.startswith(b"HTTP/1.1 503")
+    said = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (said["accepted"], len(said["ids"])) == (0, sum(bool(line.strip()) for line in lines))
+
+
+def test_what_there_is_no_room_for_is_not_read(tmp_path):
+    metered = METERED[:-1] + b',"metadata":{"n":[' + b",".join([b"1.5"] * 2000) + b"]}}"
+    body = b"\n".join([ACTIVITY, *[metered] * 900])
+    began = time.perf_counter()
+    RECORDS.decode_lines(body)
+    reading = time.perf_counter() - began
+    with Fronted(tmp_path) as full, full.connect() as connection, ThreadPoolExecutor(1) as pool:
+        full.agent.close()
+        waiting = pool.submit(longest_wait, full, until_told := threading.Event())
+        answer = connection.ask(request(b"POST /v1/events", body, kind=b"application/x-ndjson"))
+        until_told.set()
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["ids"] == [None] * 901
+        assert waiting.result() < reading / 2
+
+
+def longest_wait(sidecar, told):
+    """Seconds that an answer to somebody else took at most, until *told*."""
+    longest = 0.0
+    with sidecar.connect() as other:
+        while not told.is_set():
+            began = time.perf_counter()
+            assert other.ask(head(b"GET /healthz")).startswith(b"HTTP/1.1 ")
+            longest = max(longest, time.perf_counter() - began)
+    return longest
 
 
 @pytest.mark.parametrize("kind", [b"application/x-ndjson", b"application/json"])

@@ -209,25 +209,49 @@ def test_a_log_that_nobody_reads_holds_no_caller_up_and_says_later_how_much_was_
 def test_a_batch_of_long_events_lets_others_through(tmp_path):
     event = {"event_name": "m", "customer_id": "c", "value": 1, "metadata": {"n": list(range(8000))}}
     batch = b"\n".join([json.dumps(event).encode()] * 150)
-    with SidecarProcess(tmp_path) as sidecar, ThreadPoolExecutor(1) as pool:
-        done = threading.Event()
+    with SidecarProcess(tmp_path) as sidecar:
+        took, longest, answer = with_others(sidecar, batch)
+        assert answer.json()["accepted"] == 150
+        assert longest < took / 2  # it was all of it
 
-        def others():
-            longest = 0.0
-            with sidecar.client() as client:
-                while not done.is_set():
-                    began = time.perf_counter()
-                    assert client.post("/v1/events", json=ACTIVITY).status_code == 202
-                    longest = max(longest, time.perf_counter() - began)
-            return longest
 
-        waiting = pool.submit(others)
+FRACTIONS = b"[" + b",".join([b"1.5"] * 100_000) + b"]"
+LONG = {
+    "an event": b'{"a":' + b"[" + b",".join([FRACTIONS] * 20) + b"]}",
+    "a list": b"[" + b",".join([b'{"a":' + FRACTIONS + b"}"] * 20) + b"]",
+    "a line": b'{}\n{"a":' + b"[" + b",".join([FRACTIONS] * 20) + b"]}\n",
+    "labels": b'{"event_name":"m","customer_id":"c","value":1,"metadata":{"n":[' + b",".join([b"1"] * 3_000_000) + b"]}}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", LONG.values(), ids=LONG)
+def test_what_takes_long_to_read_lets_others_through(tmp_path, body):
+    with SidecarProcess(tmp_path) as sidecar:
+        took, longest, answer = with_others(sidecar, body)
+        assert answer.status_code == 400
+        assert longest < took / 2
+
+
+def with_others(sidecar, content):
+    """Send *content*: the seconds that it took, those that somebody else waited at most meanwhile, and the answer."""
+    done = threading.Event()
+
+    def others():
+        longest = 0.0
         with sidecar.client() as client:
-            began = time.perf_counter()
-            assert client.post("/v1/events", content=batch).json()["accepted"] == 150
-            took = time.perf_counter() - began
+            while not done.is_set():
+                began = time.perf_counter()
+                assert client.post("/v1/events", json=ACTIVITY).status_code == 202
+                longest = max(longest, time.perf_counter() - began)
+        return longest
+
+    with ThreadPoolExecutor(1) as pool, sidecar.client() as client:
+        waiting = pool.submit(others)
+        began = time.perf_counter()
+        answer = client.post("/v1/events", content=content)
+        took = time.perf_counter() - began
         done.set()
-        assert waiting.result() < took / 2  # it was all of it
+        return took, waiting.result(), answer
 
 
 def test_an_event_with_very_many_fields_is_told_so_in_few_words(tmp_path):

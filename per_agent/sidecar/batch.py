@@ -2,37 +2,35 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from per_agent.errors import AgentClosed, InvalidEvent
-from per_agent.event import Event, Receipt, event_from_record
+from per_agent.event import Event, Receipt
 from per_agent.sidecar.answers import FULL
 from per_agent.sidecar.problems import Problem
 from per_agent.sidecar.service import Service
 
-_SLICE: Final = 0.002  # seconds between two looks at other requests; one event may take as long as 250 others
-_LOOK: Final = 32  # plain records, which are quick, between two looks at the clock
-_FIELDS: Final = 64  # of one event; what is said of each unknown one is longer than `"a":1,`
+_SLICE: Final = 0.002  # seconds between two looks at other requests
+_LOOK: Final = 32  # records between two looks at the clock
 
-
-class Unreadable(NamedTuple):
-    """A line that is no JSON, and why."""
-
-    words: str
+Checked = tuple[Event, str | None] | dict[str, str]
+"""An event with the identifier that it brought, or what is wrong with it."""
 
 
 class Part(NamedTuple):
     """Some records of a request, in their order.
 
     Attributes:
-        records: JSON values, or `Unreadable`s; or, where *plain*, records that were read straight.
+        records: each as a `Checked`; or, where *plain*, records that were read straight.
         lines: the numbers of the lines on which they stand, if they are on lines of their own.
+        count_rest: how many records follow them in the request; they are not read for it.
     """
 
     records: Sequence[Any]
     plain: bool = False
     lines: Sequence[int] | None = None
+    count_rest: Callable[[], int] = lambda: 0
 
 
 class Batch:
@@ -43,7 +41,7 @@ class Batch:
         rejected: what is wrong with the others.
     """
 
-    def __init__(self, service: Service, parts: Iterator[Part]) -> None:
+    def __init__(self, service: Service, parts: AsyncIterator[Part]) -> None:
         self._service = service
         self._parts = parts
         self._ids: list[str | None] = []
@@ -55,18 +53,18 @@ class Batch:
     async def accept(self) -> None:
         """Hand the events over one by one. Raises `BufferFull`, `SpoolFull` or `AgentClosed` where it must end."""
         until = time.perf_counter() + _SLICE
-        try:
-            for part in self._parts:
-                start, size, step = len(self._ids), len(part.records), _LOOK if part.plain else 1
-                self._ids += [None] * size
-                for first in range(0, size, step):
-                    self._accept(part, range(first, min(first + step, size)), start)
-                    if time.perf_counter() > until:
-                        await asyncio.sleep(0)
-                        until = time.perf_counter() + _SLICE
-        except (*FULL, AgentClosed):
-            self._ids += [None] * sum(len(part.records) for part in self._parts)
-            raise
+        async for part in self._parts:
+            start, size = len(self._ids), len(part.records)
+            self._ids += [None] * size
+            for first in range(0, size, _LOOK):
+                try:
+                    self._accept(part, range(first, min(first + _LOOK, size)), start)
+                except (*FULL, AgentClosed):
+                    self._ids += [None] * part.count_rest()
+                    raise
+                if time.perf_counter() > until:
+                    await asyncio.sleep(0)
+                    until = time.perf_counter() + _SLICE
 
     def _accept(self, part: Part, places: range, start: int) -> None:
         """Accept the records of *part* at *places*; the first of the part has the position *start* in the request."""
@@ -78,8 +76,10 @@ class Batch:
                 if part.plain:
                     named = record.id
                     event = record.event(named or new_id(now), now, livemode)
+                elif isinstance(record, dict):
+                    raise InvalidEvent(record)  # noqa: TRY301  (told as what `add_event` says)
                 else:
-                    event, named = _event(record, new_id(now), now, livemode)
+                    event, named = record
                 if named is None:
                     self.waiting.append(agent.add_event(event))
                     self.accepted += 1
@@ -122,14 +122,3 @@ class Batch:
             return Problem(400, "the event is not valid", errors=self.rejected[0]["errors"])
         words = "no event is valid" if self.rejected else "there is no event in the request"
         return Problem(400, words, extra=self.document())
-
-
-def _event(content: Any, new_id: str, now: float, livemode: bool | None) -> tuple[Event, str | None]:
-    """The event that *content* describes, and its identifier where it brought one. Raises `InvalidEvent`."""
-    if isinstance(content, Unreadable):
-        raise InvalidEvent({"event": content.words})
-    if isinstance(content, dict) and len(content) > _FIELDS:
-        raise InvalidEvent({"event": f"has {len(content)} fields, at most {_FIELDS} are taken"})
-    event = event_from_record(content, id=new_id, now=now, livemode=livemode)
-    brought = content.get("id") is not None or content.get("identifier") is not None
-    return event, event.id if brought else None

@@ -6,11 +6,14 @@ more room in the middle of a request, the answer says which events were accepted
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
+from starlette.concurrency import run_in_threadpool
+
 from per_agent.errors import AgentClosed, InvalidEvent
-from per_agent.event import RECORDS
+from per_agent.event import RECORDS, event_from_record
 from per_agent.sidecar import records
 from per_agent.sidecar.answer import Answer
 from per_agent.sidecar.answers import (
@@ -23,7 +26,7 @@ from per_agent.sidecar.answers import (
     wants_stored,
 )
 from per_agent.sidecar.asked import Asked
-from per_agent.sidecar.batch import Batch, Part, Unreadable
+from per_agent.sidecar.batch import Batch, Checked, Part
 from per_agent.sidecar.problems import Problem
 from per_agent.sidecar.query import parameters
 from per_agent.sidecar.records import UNREADABLE
@@ -32,7 +35,9 @@ from per_agent.sidecar.service import Service
 T = TypeVar("T")
 
 _MOST: Final = 100_000  # events in a request: what is said of each bad one is longer than `1,`
+_FIELDS: Final = 64  # of one event; what is said of each unknown one is longer than `"a":1,`
 _PIECE: Final = 32 * 1024  # bytes of lines that are read at once
+_LONG: Final = 64 * 1024  # bytes that would take too long a moment from all others
 _LINES: Final = (
     b"application/x-ndjson",
     b"application/ndjson",
@@ -72,7 +77,7 @@ def take(service: Service, asked: Asked, query: bytes, content: bytes) -> Taken 
 async def take_all(service: Service, asked: Asked, query: bytes, content: bytes) -> Answer:
     """Take events in. Raises `Problem` where none was accepted, or not all for want of room."""
     stored = _wants_stored(service, query)
-    parts, single = _parts(content, asked.kind)
+    parts, single = await _parts(service, content, asked.kind)
     batch = Batch(service, parts)
     try:
         await batch.accept()
@@ -94,41 +99,76 @@ def _wants_stored(service: Service, query: bytes) -> bool:
 # What the body holds
 
 
-def _parts(content: bytes, kind: bytes) -> tuple[Iterator[Part], bool]:
+async def _parts(service: Service, content: bytes, kind: bytes) -> tuple[AsyncIterator[Part], bool]:
     """The records of a request's body, and whether they are a single one.
 
     Raises `Problem` where it is none of the three forms.
     """
     if kind in _LINES:
-        return _by_line(content), False
+        return _by_line(service, content), False
     if kind != b"application/json" and kind not in _ANY:
         raise Problem(415, "events come as application/json, or as application/x-ndjson, one a line")
-    plain = _unhindered(records.read_list, content) if content[:1] == b"[" else None
-    if plain and len(plain) <= _MOST:
-        return iter([Part(plain, plain=True)]), False
     try:
-        decoded = _unhindered(RECORDS.decode, content)
+        part, single = await _aside(service, len(content), partial(_whole, service, content))
     except UNREADABLE as error:
         if kind in _ANY and content.lstrip()[:1] == b"{" and b"\n" in content.strip():
-            return _by_line(content), False
+            return _by_line(service, content), False
         raise Problem(400, f"the body is not JSON: {_words(error)}") from None
-    if not isinstance(decoded, list):
-        return iter([Part([decoded])]), True
-    _check_number(len(decoded))
-    return iter([Part(decoded)]), False
+    return _only(part), single
 
 
-def _unhindered(decode: Callable[[bytes], T], content: bytes) -> T:
-    """What *decode* makes of *content*. The collector stands still meanwhile: what is new is no garbage.
+async def _aside(service: Service, size: int, read: Callable[[], T]) -> T:
+    """What *read* makes of so many bytes: in a thread, where that takes long.
 
-    It looks at all that was made each time that there is a quarter more, and millions of lists fit into a
-    request: that was most of the time in which nobody else was answered.
+    One at a time: several would only take the interpreter from each other, and each may take thirty times the
+    memory of its body.
+    """
+    if size <= _LONG:
+        return read()
+    async with service.unpacking:
+        return await run_in_threadpool(_unhindered, read)
+
+
+def _unhindered(read: Callable[[], T]) -> T:
+    """What *read* gives. The collector stands still meanwhile: what is new is no garbage.
+
+    It looks at all that was made each time that there is a quarter more, and holds everybody up while it does;
+    millions of lists fit into a request.
     """
     gc.disable()
     try:
-        return decode(content)
+        return read()
     finally:
         gc.enable()
+
+
+async def _only(part: Part) -> AsyncIterator[Part]:
+    yield part
+
+
+def _whole(service: Service, content: bytes) -> tuple[Part, bool]:
+    """The records of a body that is one JSON value, and whether they are a single one."""
+    plain = records.read_list(content) if content[:1] == b"[" else None
+    if plain and len(plain) <= _MOST:
+        return Part(plain, plain=True), False
+    decoded = RECORDS.decode(content)
+    if not isinstance(decoded, list):
+        return Part([_checked(service, decoded)]), True
+    _check_number(len(decoded))
+    return Part([_checked(service, each) for each in decoded]), False
+
+
+def _checked(service: Service, record: Any) -> Checked:
+    """The event that a JSON value describes, or what is wrong with it."""
+    if isinstance(record, dict) and len(record) > _FIELDS:
+        return {"event": f"has {len(record)} fields, at most {_FIELDS} are taken"}
+    now = time.time()
+    try:
+        event = event_from_record(record, id=service.new_id(now), now=now, livemode=service.agent.livemode)
+    except InvalidEvent as error:
+        return error.problems
+    brought = record.get("id") is not None or record.get("identifier") is not None
+    return event, event.id if brought else None
 
 
 def _check_number(found: int) -> None:
@@ -139,47 +179,55 @@ def _check_number(found: int) -> None:
         )
 
 
-def _by_line(content: bytes) -> Iterator[Part]:
+def _by_line(service: Service, content: bytes) -> AsyncIterator[Part]:
     """The records of the lines of *content*, a piece at a time."""
     if len(content) > _MOST:
         _check_number(content.count(b"\n"))  # blank lines count, too: each of them is looked at
-    return _pieces(content)
+    return _pieces(service, content)
 
 
-def _pieces(content: bytes) -> Iterator[Part]:
+async def _pieces(service: Service, content: bytes) -> AsyncIterator[Part]:
     at, number = 0, 1
     while at < len(content):
         end = content.find(b"\n", at + _PIECE) + 1 or len(content)
         piece = content[at:end]
-        yield _part(piece, number)
+        part = await _aside(service, len(piece), partial(_piece, service, piece, number))
+        yield part._replace(count_rest=partial(_count, content, end))
         at = end
         number += piece.count(b"\n") if at < len(content) else 0
 
 
-def _part(piece: bytes, number: int) -> Part:
+def _count(content: bytes, at: int) -> int:
+    """How many records the lines from *at* on hold: each that is not blank is one, whatever it says."""
+    return sum(map(bool, map(bytes.strip, content[at:].split(b"\n"))))
+
+
+def _piece(service: Service, piece: bytes, number: int) -> Part:
     """The records of a piece whose first line has this *number*."""
-    plain = _unhindered(records.read_lines, piece)
+    plain = records.read_lines(piece)
     # A blank line, or two events on one, and a line's number would not follow from its event's position.
     if plain is not None:
-        breaks = piece.count(b"\n") - piece.endswith(b"\n")
-        if len(plain) == breaks + 1 and breaks == piece.count(b"\n{"):
+        all_lines = piece.count(b"\n") + (not piece.endswith(b"\n"))
+        if len(plain) == all_lines == piece.count(b"\n{") + piece.startswith(b"{"):
             return Part(plain, plain=True, lines=range(number, number + len(plain)))
     numbered = [(at, line) for at, line in enumerate(piece.split(b"\n"), number) if line.strip()]
     lines = [at for at, _ in numbered]
     try:
-        decoded = _unhindered(RECORDS.decode_lines, piece)
+        decoded = RECORDS.decode_lines(piece)
     except UNREADABLE:
         decoded = []
-    if len(decoded) != len(numbered):  # one of them is no JSON: find out which
-        decoded = [_line(line) for _, line in numbered]
-    return Part(decoded, lines=lines)
+    if len(decoded) == len(numbered):
+        return Part([_checked(service, each) for each in decoded], lines=lines)
+    # One of them is no JSON: find out which.
+    return Part([_line(service, line) for _, line in numbered], lines=lines)
 
 
-def _line(line: bytes) -> Any:
+def _line(service: Service, line: bytes) -> Checked:
     try:
-        return RECORDS.decode(line)
+        decoded = RECORDS.decode(line)
     except UNREADABLE as error:
-        return Unreadable(f"is not JSON: {_words(error)}")
+        return {"event": f"is not JSON: {_words(error)}"}
+    return _checked(service, decoded)
 
 
 def _words(error: Exception) -> str:

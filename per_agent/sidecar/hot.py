@@ -9,6 +9,7 @@ task that a server makes for each request costs more than all else that is done 
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -97,7 +98,7 @@ class Hot:
     def answer(self, asked: Asked, query: bytes, content: bytes) -> Answer | None:
         """The answer to a whole request. None: it takes the long way, and nothing of it was accepted."""
         service = self._service
-        if b"wait" in query or service.settings.sidecar.answer_when != "accepted":
+        if _may_wait(query) or service.settings.sidecar.answer_when != "accepted":
             return None
         began = time.perf_counter()
         path, request_id = asked.path, asked.request_id
@@ -123,6 +124,11 @@ class Hot:
     def new_id(self) -> bytes:
         """An id for a request that came without."""
         return self._service.new_id(time.time()).encode()
+
+
+def _may_wait(query: bytes) -> bool:
+    """Whether `wait` may be among the parameters, however it is written; True also where it is in a value."""
+    return b"wait" in query or (b"%" in query and b"wait" in unquote_to_bytes(query))
 
 
 def labelled(answer: Answer, request_id: bytes) -> Answer:

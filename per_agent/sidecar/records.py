@@ -5,7 +5,7 @@ else is good, and tells what is wrong with the rest. What fits comes to the very
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -34,6 +34,7 @@ class ActivityRecord(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     activity_type_id: _Text
     id: _Identifier | None = None
     at: _Moment | None = None
+    type: Literal["activity"] = "activity"  # may be left out, but is no null
 
     def event(self, identifier: str, now: float, livemode: bool | None) -> Activity:  # noqa: ARG002  (as a meter event's)
         """The event, which is called *identifier*."""
@@ -54,6 +55,7 @@ class MeterRecord(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     subscription_id: _Text | None = None
     metadata: _Labels | None = None
     livemode: bool | None = None
+    type: Literal["meter"] = "meter"  # as an activity's
 
     def event(self, identifier: str, now: float, livemode: bool | None) -> MeterEvent:
         """The event, which is called *identifier*; *livemode* where it brings none."""

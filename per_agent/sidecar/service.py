@@ -27,6 +27,7 @@ class Service:
         started_at: when it was started, in epoch seconds.
         reading: held by those who read a whole data folder, few at once: they are threads, which take the
             interpreter from the event loop.
+        unpacking: held by the one who makes events of a long body, in a thread for the same reason.
         draining: it was told to stop: what comes is answered, and connections are closed after it.
         listeners: where it listens, such as `unix:/run/per-agent/agent.sock` or `http://127.0.0.1:4737`.
     """
@@ -40,5 +41,6 @@ class Service:
         self.times = RequestTimes()
         self.started_at = time.time()
         self.reading = asyncio.Semaphore(_READERS)
+        self.unpacking = asyncio.Lock()
         self.draining = False
         self.listeners: tuple[str, ...] = ()
