@@ -7,10 +7,11 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from per_agent.agent.build import destination_of, lanes_of
 from per_agent.agent.life import Life
+from per_agent.agent.overview import Overview, overview
 from per_agent.agent.passthrough import Passthrough
 from per_agent.agent.statistics import Statistics
 from per_agent.books import Books, total
@@ -38,8 +39,6 @@ from per_agent.settings import (
     load,
 )
 from per_agent.spool import DeadLetters, loose, snapshots
-
-_PAUSES: Final = (0.0, *(0.001 * 2**n for n in range(8)))  # seconds before each look at the books
 
 
 class Agent(Passthrough):
@@ -208,14 +207,8 @@ class Agent(Passthrough):
         Events that are in this process's memory count as accepted and pending. Where events are being stored
         without a break, some may be counted twice, or not yet. Raises `SpoolError` when a spool cannot be read.
         """
-        for pause in _PAUSES:
-            time.sleep(pause)
-            moves = self._life.moves
-            unstored = self._life.in_memory()
-            on_disk = snapshots(self.data_dir)
-            if self._life.moves == moves and not moves % 2:
-                break  # else what was on its way may have been seen in both places, or in none
-        unstored += [loose(self.data_dir), *(each.journaled for each in on_disk)]
+        counts, on_disk = self._life.at_rest(lambda unstored: (unstored, snapshots(self.data_dir)))
+        unstored = [counts, loose(self.data_dir), *(each.journaled for each in on_disk)]
         return total(
             [
                 {destination.name: Books() for destination in self.destinations},
@@ -223,6 +216,11 @@ class Agent(Passthrough):
                 *({lane: Books(n, pending=n) for lane, n in counts.items()} for counts in unstored),
             ]
         )
+
+    def overview(self) -> Overview:
+        """How the whole data folder is doing, the books among it; counted and raised as `books` does."""
+        names = [destination.name for destination in self.destinations]
+        return self._life.at_rest(lambda unstored: overview(self.data_dir, names, unstored))
 
     @property
     def dead_letters(self) -> DeadLetters:

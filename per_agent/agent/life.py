@@ -2,10 +2,12 @@
 
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -27,6 +29,9 @@ from per_agent.settings import (
     default_data_dir,
 )
 
+T = TypeVar("T")
+
+_PAUSES: Final = (0.0, *(0.001 * 2**n for n in range(8)))  # seconds before each look at what is at rest
 _left_to_parents: list[Any] = []  # keeps what belongs to a parent process from being taken down in its child
 
 
@@ -167,16 +172,22 @@ class Life:
 
     # How it goes
 
-    def in_memory(self) -> list[dict[str, int]]:
-        """For each lane the events that are not on the disk, of the intake and of the spooler."""
-        engine = self.engine
-        return [self.intake.in_memory(), {} if engine is None else engine.spool.in_memory()]
+    def at_rest(self, look: Callable[[Mapping[str, int]], T]) -> T:
+        """What *look* finds on the disk, given for each lane the events that are in memory alone.
 
-    @property
-    def moves(self) -> int:
-        """As `Spool.moves`, of its own spool."""
-        engine = self.engine
-        return 0 if engine is None else engine.spool.moves
+        It looks again, a few times, where events went to the disk meanwhile: they may have been seen in both places,
+        or in none.
+        """
+        for pause in _PAUSES:
+            time.sleep(pause)
+            engine = self.engine
+            moves = 0 if engine is None else engine.spool.moves
+            unstored = Counter(self.intake.in_memory())
+            unstored.update({} if engine is None else engine.spool.in_memory())
+            found = look(unstored)
+            if self.engine is engine and not moves % 2 and (engine is None or engine.spool.moves == moves):
+                break
+        return found
 
     def status(self) -> dict[str, Any]:
         """As `Agent.status`."""

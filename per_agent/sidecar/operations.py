@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from per_agent.agent.overview import Overview, overview
+from per_agent.agent.overview import Overview
 from per_agent.errors import SpoolError
 from per_agent.event import iso
 from per_agent.sidecar.problems import Problem
@@ -59,13 +59,9 @@ class Operations:
         return as_json(seen.books_as_dict())
 
     async def _look(self) -> Overview:
-        agent = self._service.agent
-        seen = agent.statistics().destinations
-        in_memory = {name: each.in_memory for name, each in seen.items()}
-        names = [destination.name for destination in agent.destinations]
         try:
             async with self._service.reading:
-                return await run_in_threadpool(overview, agent.data_dir, names, in_memory)
+                return await run_in_threadpool(self._service.agent.overview)
         except SpoolError as error:
             raise Problem(503, str(error), headers={"retry-after": "5"}) from None
 
