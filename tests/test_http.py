@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import received
-from test_upstream_faults import OK, answered_twice, certificate, says
+from test_upstream_faults import OK, certificate, says
 from unruly import UnrulyProxy
 from waiting import until
 
@@ -130,14 +130,126 @@ def test_a_truncated_answer_is_no_answer(upstream):
         assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("sent, no answer: ")
 
 
-def test_an_answer_that_came_before_its_question_is_no_answer(upstream):
-    """As from an upstream that answers twice: the second answer would be taken for that to the next request."""
+@pytest.mark.parametrize("more", [b"\r\n", OK, OK[:20]], ids=["empty line", "answer", "part of one"])
+def test_what_comes_after_an_answer_is_not_taken_for_the_next_and_every_request_is_sent_once(upstream, more):
+    """It came before its question, so it is no answer to it; and on that connection there is no telling any more."""
+
+    def answered_and_more(exchange):
+        return exchange.say(exchange.answer() + more)
+
+    users = [f"user-{number}" for number in range(5)]
     with UnrulyProxy(upstream.port) as proxy, client(proxy) as up:
-        proxy.fault = answered_twice
-        assert up.ask("GET", ADD, IDS).status == 200
-        assert words_of(lambda: up.ask("GET", ADD, IDS)).startswith("sent, no answer: RemoteProtocolError: ")
-        assert up.ask("GET", ADD, IDS).status == 200, "on a connection of its own"
-    assert proxy.met == 2 + 1
+        proxy.fault = answered_and_more
+        said = [up.ask("GET", ADD, (IDS[0], ("userId", user), IDS[2])) for user in users]
+    assert [answer.status for answer in said] == [200] * 5
+    assert all(answer.object()["result"] for answer in said), "its own, and not what came before it"
+    assert upstream.score().users == users
+    assert proxy.met == 5
+
+
+@contextmanager
+def heard_in_part(listener, *pieces):
+    """Whoever connects to *listener*, once: reads the head of a request, says *pieces* and leaves."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        if connection.family == socket.AF_INET:
+            # A piece that waits for the one before it would be lost when the connection is closed.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection:
+            received(connection, b"\r\n\r\n")
+            for piece in pieces:
+                connection.sendall(piece)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        yield
+    finally:
+        server.join(30)
+        assert not server.is_alive()
+
+
+def ask_at_length(up):
+    """With a body that is longer than what sockets hold: who does not read it holds up who writes it."""
+    return up.ask("POST", "/", (), b"x" * (64 * 2**20))
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def deaf(request, tmp_path):
+    """A listener, and an `Upstream` to it."""
+    if request.param == "unix":
+        listener, path = socket.socket(socket.AF_UNIX), str(tmp_path / "s")
+        listener.bind(path)
+        listener.listen()
+        url = "http://localhost"
+    else:
+        listener, path = socket.create_server(("127.0.0.1", 0)), None
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    up = Upstream("up", url, TOKEN, timeout=10.0, concurrency=1, socket_path=path)
+    with listener:
+        yield listener, up
+    up.close()
+
+
+def early(status, body=b"", *, length=None):
+    return (
+        f"HTTP/1.1 {status} X\r\nRetry-After: 7\r\nConnection: close\r\n"
+        f"Content-Length: {len(body) if length is None else length}\r\n\r\n"
+    ).encode() + body
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 413, 429, 503])
+def test_a_refusal_that_comes_before_the_body_was_read_is_the_answer(deaf, status):
+    listener, up = deaf
+    with heard_in_part(listener, early(status, b'{"error":"no"}')):
+        answer = ask_at_length(up)
+    assert (answer.status, answer.retry_after, answer.object()) == (status, 7.0, {"error": "no"})
+
+
+def test_a_refusal_may_come_in_pieces_and_as_chunks(deaf):
+    listener, up = deaf
+    said = early(413).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    with heard_in_part(
+        listener, b"HTTP/1.1 100 Continue\r\n\r\n", said[:30], said[30:], b"2\r\nno\r\n0\r\n\r\n"
+    ):
+        answer = ask_at_length(up)
+    assert (answer.status, answer.body) == (413, b"no")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        early(200, b'{"ok":true}'),
+        early(202),
+        early(204),
+        early(302),
+        early(400, b'{"error":"the identifier already exists"}'),
+        early(409),
+        early(422),
+        early(413, b"cut", length=5),
+        early(413)[:-2],
+        early(413, b"x" * 100_000),
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"no answer at all\r\n\r\n",
+        b"",
+    ],
+    ids=lambda said: said[9:13].decode() + str(len(said)),
+)
+def test_nothing_but_a_whole_refusal_is_believed_before_the_body_was_read(deaf, said):
+    """Who did not read an event cannot have taken it, nor found something in it."""
+    listener, up = deaf
+    with heard_in_part(listener, said):
+        assert words_of(lambda: ask_at_length(up)).startswith("sent, no answer: WriteError: ")
+
+
+def test_after_a_refusal_of_what_was_not_read_the_next_request_has_a_connection_of_its_own(deaf):
+    listener, up = deaf
+    keeping = early(413).replace(b"Connection: close\r\n", b"")
+    with heard_in_part(listener, keeping):
+        assert ask_at_length(up).status == 413
+    with heard_in_part(listener, OK):
+        assert up.ask("POST", "/", (), b"{}").status == 200
 
 
 def test_an_upstream_that_reads_slowly_is_left_in_time():

@@ -1,12 +1,16 @@
 """`Sidecar`: what crosses to the sidecar and how exactly, and what its answers mean for each event."""
 
 import json
+import re
+import socket
+import threading
 import warnings
 from decimal import Decimal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from serving import received
 from sidecar_double import SidecarDouble
 from waiting import until
 
@@ -282,6 +286,47 @@ def test_a_sidecar_that_takes_only_short_bodies_gets_short_ones(sidecar, double,
     assert sidecar.send(events) == [Delivered()] * 200
     assert list(double.events) == [one.id for one in events]
     assert double.requests[-1]["status"] == 202
+
+
+def test_who_refuses_long_bodies_without_reading_them_gets_short_ones(tmp_path):
+    """As a proxy does: it says 413 by the head of a request, and leaves."""
+    most, taken = 100_000, []
+
+    def answer(connection: socket.socket) -> None:
+        came = received(connection, b"\r\n\r\n")
+        length = int(re.search(rb"content-length: (\d+)", came.lower())[1])
+        if length > most:
+            connection.sendall(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
+        body = came.partition(b"\r\n\r\n")[2]
+        while len(body) < length:
+            body += connection.recv(65536)
+        ids = [json.loads(line)["id"] for line in body.split(b"\n")]
+        taken.extend(ids)
+        said = json.dumps({"ids": ids, "stored": True}).encode()
+        head = b"HTTP/1.1 202 X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(said)
+        connection.sendall(head + said)
+
+    def serve() -> None:
+        while len(taken) < len(events):
+            connection, _ = listener.accept()
+            with connection:
+                answer(connection)
+
+    # On a Unix socket, because it holds less than the first body: who writes it is held up until the proxy leaves.
+    events = [activity(number, "y" * 2000) for number in range(400)]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        listener.settimeout(10)
+        proxy = threading.Thread(target=serve)
+        proxy.start()
+        sidecar = Sidecar(f"unix:{tmp_path / 's'}")
+        outcomes = sidecar.send(events)
+        sidecar.close()
+        proxy.join(30)
+    assert outcomes == [Delivered()] * 400
+    assert taken == [event.id for event in events]
 
 
 def test_only_an_event_that_is_too_long_by_itself_is_refused(sidecar, double):

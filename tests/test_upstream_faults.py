@@ -195,7 +195,6 @@ CUT: dict[str, Fault] = {
     "an answer without a head": says(b'{"ok":true}'),
     "a head without an end": endless(b"X-Pad: %s\r\n" % (b"x" * 50_000), first=b"HTTP/1.1 200 OK\r\n"),
     "another protocol": answers(101, b"", "Upgrade: h2c", "Connection: Upgrade"),
-    "answered twice": answered_twice,
 }
 # What answers may be anything, but not the upstream as it should be. Where a name stands alone, all three say so.
 Expected = str | tuple[str, str, str]
@@ -282,6 +281,21 @@ def test_an_answer_that_is_lost_on_the_way_loses_doubles_and_buries_nothing(stag
     with stage.agent(timeout=1.0 if name in SILENT else 5.0) as agent:
         seen = goes_wrong(stage, agent, {**SILENT, **CUT}[name])
     assert seen == {each: {"no_answer"} for each in NAMES}
+
+
+def test_an_upstream_that_answers_twice_is_asked_once_and_its_second_answer_is_taken_for_none(
+    stage: Stage,
+) -> None:
+    with stage.agent(timeout=5.0) as agent:
+        before = troubles(agent)
+        stage.fault(answered_twice)
+        for _ in range(5):
+            stage.record(agent, 1)
+            assert agent.flush(30)
+        assert stage.met(5)
+        stage.check(agent)
+        assert troubles(agent) == before
+    assert sorted(stage.upstream.score().users) == sorted(stage.activities)
 
 
 def test_whatever_answers_in_the_upstream_s_place_loses_doubles_and_buries_nothing(stage: Stage) -> None:

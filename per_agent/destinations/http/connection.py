@@ -25,6 +25,7 @@ from per_agent.destinations.http.plain import plain
 _PIECE: Final = 64 * 1024  # of a body, after which the time is looked at
 _LINE: Final = re.compile(rb"[\t\x20-\x7e]+")
 _MAX_HEAD: Final = 100 * 1024
+_OF_CONTENT: Final = frozenset({400, 402, 409, 422})  # statuses that speak of what stands in a body
 # Setting a socket's timeout is a system call that lets go of the GIL, with a wait to get it back: one that is
 # longer than it should be by this share stays as it is.
 _SLACK: Final = 0.02
@@ -102,7 +103,6 @@ class Connection:
         self._readable = select.poll()
         self._readable.register(connected, select.POLLIN)
         self._timeout = math.inf  # as the socket has it
-        self._surplus = False  # whether more came than was asked for
         self.used_at = 0.0
         self.reusable = True
 
@@ -114,13 +114,37 @@ class Connection:
     def exchange(self, request: httpx.Request) -> httpx.Response:
         """Ask, and read the answer: of its body *limit* bytes and what comes along with them.
 
-        Raises httpx's errors. The connection is to be closed unless it is `reusable` afterwards.
+        Whoever left before the whole request was taken may have said why (by its head alone: it is too long, or
+        shows a wrong token): a refusal that came as a whole is the answer, anything else is none. Raises httpx's
+        errors. The connection is to be closed unless it is `reusable` afterwards.
         """
         deadline, limit = request.extensions["deadline"], request.extensions["limit"]
         self.reusable = False
-        self._write(_said(request), deadline)
-        if self._surplus:
-            raise httpx.RemoteProtocolError("what came was sent before the request: it answers another")
+        try:
+            self._write(_said(request), deadline)
+        except httpx.WriteError:
+            refusal = self._refusal(request, deadline, limit)
+            if refusal is None:
+                raise
+            return refusal
+        return self._answer(request, deadline, limit)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _refusal(self, request: httpx.Request, deadline: Deadline, limit: int) -> httpx.Response | None:
+        """The refusal of a request that could not be sent as a whole; None where anything else came, or nothing."""
+        try:
+            response = self._answer(request, deadline, limit)
+        except httpx.TransportError:
+            return None
+        finally:
+            self.reusable = False
+        assert isinstance(response.stream, httpx.ByteStream)
+        whole = len(b"".join(response.stream)) <= limit
+        return response if whole and _is_refusal(response.status_code) else None
+
+    def _answer(self, request: httpx.Request, deadline: Deadline, limit: int) -> httpx.Response:
         came = self._read(deadline)
         response = plain(came)
         if response is None:
@@ -131,9 +155,6 @@ class Connection:
         failpoint.reach("answer read")
         self.used_at = time.monotonic()
         return response
-
-    def close(self) -> None:
-        self._socket.close()
 
     def _by_h11(self, request: httpx.Request, came: bytes, deadline: Deadline, limit: int) -> httpx.Response:
         wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
@@ -157,8 +178,8 @@ class Connection:
         except h11.ProtocolError as error:
             raise httpx.RemoteProtocolError(str(error)) from error
         assert head is not None
-        self.reusable = wire.our_state is wire.their_state is h11.DONE
-        self._surplus = bool(wire.trailing_data[0])
+        # What came after the answer, if only an empty line, would be taken for the answer to the next request.
+        self.reusable = wire.our_state is wire.their_state is h11.DONE and not wire.trailing_data[0]
         stream = httpx.ByteStream(bytes(body))
         return httpx.Response(head.status_code, headers=head.headers.raw_items(), stream=stream)
 
@@ -181,6 +202,15 @@ class Connection:
         if not seconds <= self._timeout <= seconds * (1 + _SLACK):
             self._socket.settimeout(seconds)
             self._timeout = seconds
+
+
+def _is_refusal(status: int) -> bool:
+    """Whether *status* refuses a request whose body was not read to its end.
+
+    One that takes it is not believed then, and neither is one that speaks of what stands in the body: that an
+    event is wrong, or known already and so as good as delivered.
+    """
+    return status >= 400 and status not in _OF_CONTENT
 
 
 def _said(request: httpx.Request) -> bytes:
