@@ -95,8 +95,8 @@ class Intake:
         def add(encoded: bytes, lanes: tuple[str, ...]) -> Receipt:
             place: Place
             while True:
-                mine = number()
                 if len(waiting) < self._room:
+                    mine = number()  # not sooner: a number that is drawn in vain is a gap in what is stored
                     try:
                         if lanes is slots.usual and len(encoded) <= ROOM:
                             # As `Journal.write`, without that call: it would be a twentieth of it all.
@@ -116,7 +116,7 @@ class Intake:
                     except JournalFull:
                         pass
                 if not self._overflow(encoded, lanes):
-                    return Receipt(encoded, lanes, mine, progress, identifiers, dropped=True)
+                    return Receipt(encoded, lanes, number(), progress, identifiers, dropped=True)
             receipt = None
             try:
                 receipt = Receipt(encoded, lanes, mine, progress, identifiers, place)

@@ -23,8 +23,9 @@ from per_agent import (
 from per_agent.destinations import Delivered, Parked, Refused, Retry
 from per_agent.errors import Refused as RefusedError
 from per_agent.errors import SpoolFull
-from per_agent.event import Activity, MeterEvent, Progress
+from per_agent.event import STEP, Activity, MeterEvent, Progress
 from per_agent.intake import Intake
+from per_agent.spool.inflow import Inflow
 
 QUICK = DeliverySettings(backoff_initial=0.01, backoff_max=0.05, probe_interval=0.05)
 NOWHERE = "a file in the way"
@@ -64,6 +65,28 @@ def event(n: int = 0) -> Activity:
 
 
 # Overflow
+
+
+def test_an_event_that_is_refused_leaves_no_gap_in_the_numbers_of_those_that_are_stored():
+    door = intake(buffer_events=2)
+    first = door.accept(event(), ("m",))
+    for _ in range(100):
+        with suppress(BufferFull):
+            last = door.accept(event(), ("m",))
+    door.take(1)
+    assert [each._number - first._number for each in (last, door.accept(event(), ("m",)))] == [STEP, 2 * STEP]
+
+
+def test_who_comes_while_a_spooler_without_a_spool_leaves_is_told_that_the_agent_is_closed():
+    def leave(_):
+        inflow.finish()
+        raise OSError("no journal can be made")
+
+    door = Intake(IntakeSettings(), Progress(lambda: None), lambda: None, leave)
+    inflow = Inflow(door, 100, time.time)
+    with pytest.raises(AgentClosed):
+        door.accept(event(), ("m",))
+    assert door.waiting() == 0
 
 
 def test_a_full_buffer_raises_where_that_was_chosen(blocked):

@@ -1,5 +1,6 @@
 """The journal: what is written is read back, its few slots are used again, and each event comes in once, by whomever."""
 
+import ctypes
 import dis
 import itertools
 import os
@@ -92,6 +93,16 @@ def test_what_is_in_a_journal_stays_when_its_memory_is_given_back(journal):
     assert [encoded for _, encoded in found(journal)] == [b"%d" % n for n in range(50, 100)]
     write(journal, b"another", BOTH)
     assert found(journal)[-1] == (BOTH, b"another")
+
+
+def test_a_program_that_keeps_all_its_memory_does_not_disturb_a_journal(journal):
+    write(journal, b"kept", ONE)
+    libc, mapped = ctypes.CDLL(None, use_errno=True), (ctypes.c_char * HEAD).from_buffer(journal.slots.file)
+    if libc.mlock(mapped, ctypes.c_size_t(HEAD)):
+        pytest.skip("no memory can be locked here")
+    del mapped
+    journal.shrink()
+    assert found(journal) == [(ONE, b"kept")]
 
 
 def test_a_full_journal_says_so_and_takes_events_again_when_slots_are_freed(journal):

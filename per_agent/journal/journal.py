@@ -57,6 +57,7 @@ class Journal:
         self.slots = Slots(mapped)
         self._inode = inode
         self._size = len(mapped)
+        self._nothing = _nothing(self._size)  # now: who lets go may have no room for it
         self._number = number
         self._order: dict[tuple[str, ...], None] = {}  # the routes, by their numbers
         self._routes = _Routes(self._add_route)
@@ -134,7 +135,8 @@ class Journal:
 
     def shrink(self) -> None:
         """Give the memory back that the slots took in a rush. The file keeps what is in them, and they come back."""
-        self.slots.file.madvise(mmap.MADV_DONTNEED)
+        with suppress(OSError):  # of a program that keeps all its memory
+            self.slots.file.madvise(mmap.MADV_DONTNEED)
 
     def fits(self, encoded: bytes) -> bool:
         """Whether there is room for *encoded* at present."""
@@ -165,16 +167,16 @@ class Journal:
         path.unlink(missing_ok=True)
         old = self.slots.file
         new, self._inode = create(path, self._size)
-        end = self.slots.used
-        new[:end] = old[:end]
+        copied = old[: self.slots.used]
+        new[: len(copied)] = copied
         self.slots.file = new
         # What calls have written since the copy was made, they wrote to the old one.
         with memoryview(new) as buffer:
             layout.write_routes(buffer, list(self._order))
-        unpack, at = layout.STAMP.unpack_from, layout.STAMP_AT
         for place in range(HEAD, self.slots.used, SLOT):
-            if unpack(old, place + at) > unpack(new, place + at):
-                new[place : place + SLOT] = old[place : place + SLOT]
+            now = old[place : place + SLOT]
+            if now != copied[place : place + SLOT].ljust(SLOT, b"\0"):
+                new[place : place + SLOT] = now
         failpoint.reach("journal replaced")
 
     # The end
@@ -194,7 +196,7 @@ class Journal:
     def let_go(self) -> None:
         """Leave the file as it is, for who recovers it; in a forked child it is the parent's, lock and all."""
         file = self.slots.file
-        self.slots.file = _nothing(self._size)
+        self.slots.file = self._nothing
         with suppress(BufferError):  # a route is being added just now, and the file goes with that call
             # Not left to the last reference: in a child, what threads held that are not there is never let go
             # of, and the lock would outlive the parent.

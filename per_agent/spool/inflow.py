@@ -165,6 +165,7 @@ class Inflow:
         """*receipts*, and what was dropped, are committed."""
         self._give_way()
         self.carried = self.carried[len(receipts) :]
+        self.dropped = {}
         self.moves += 1
         journal = self.journal
         if journal is not None and receipts:
@@ -174,12 +175,12 @@ class Inflow:
             if self._rushed and self.waiting() < _RUSH // 8:
                 self._rushed = False
                 journal.shrink()
-        self.dropped = {}
 
     def finish(self) -> int:
         """Nothing comes any more: give the journal up. Returns how many events are neither stored nor in it."""
         if self._source is None:
             return 0
+        self._source.seal()  # also where no spool could ever be opened: who comes now is told that nobody is here
         self.carried += self._source.take(self._source.waiting())
         journal = self._source.journal
         if journal is not None:
