@@ -16,7 +16,7 @@ from waiting import until
 from per_agent import Agent, MemoryDestination
 from per_agent.agent.overview import overview
 from per_agent.destinations import Retry
-from per_agent.spool import Store, folder, reports, wal
+from per_agent.spool import Store, folder, reports, salvage, wal
 from per_agent.spool.disk import FILE
 
 WRITER = """
@@ -180,6 +180,44 @@ def test_sqlite_forgets_what_follows_a_damaged_frame_and_the_salvage_does_not(wr
             (rows,) = database.execute("SELECT count(*) FROM Cache WHERE key LIKE 'l/m/b/%'").fetchone()
     assert rows < 40, "the experiment's own control"
     judge(data, events, may_lose=PAGE_EVENTS)
+
+
+def left_by_a_kill(place: Path) -> Path:
+    """A spool with 202 pending events whose log was used twice: the newest pages lie before older ones."""
+    written, left = place / "written", place / "left"
+    written.mkdir(parents=True)
+    store = Store(written)
+
+    for block in range(0, 200, 5):
+        with store.transaction() as changes:
+            changes.append(["m"], [b"%3d %s" % (n, b"x" * 300) for n in range(block, block + 5)], 1.0)
+    with closing(sqlite3.connect(written / FILE)) as database:
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)")  # the next commit begins at the head of the log
+    with store.transaction() as changes:
+        for lane in ("m", "n"):
+            changes.append([lane], [b"the newest"], 1.0)
+    shutil.copytree(written, left)
+    store.close()
+    return left
+
+
+def test_pages_of_an_earlier_use_of_the_log_are_no_part_of_it(tmp_path):
+    spool = left_by_a_kill(tmp_path)
+    content = (spool / f"{FILE}-wal").read_bytes()
+    salts = [content[at + 8 : at + 16] for at in range(32, len(content) - 4119, 4120)]
+    newest = salts.count(content[16:24])
+    assert 0 < newest < len(salts) - 2, "the experiment's own control"
+    found = wal.read(content)
+    assert found.damage is None
+    assert max(found.pages.values()) < 32 + newest * 4120, "and none of them counts"
+
+
+def test_a_salvage_of_a_log_that_was_used_twice_loses_nothing(tmp_path):
+    spool = left_by_a_kill(tmp_path)
+    report = salvage.replace(spool, "by a test", None)
+    assert report.pending == {"m": 201, "n": 1}
+    with closing(Store(spool)) as store:
+        assert store.books["m"].pending == 201
 
 
 def test_damage_that_is_met_under_way_is_set_aside_without_a_restart(tmp_path):
