@@ -156,6 +156,7 @@ class Home:
             # It was there before, so another will do; a new one that cannot be opened would only be the next.
             self.log.error("a spool cannot be opened and is left alone", spool=held.id)
             self._unusable.add(held.id)
+            self._disk.damage = None  # of that one; the next may be sound
             held.release()
             self.held = None
         if not self.opened.done():
