@@ -3,21 +3,24 @@
 import itertools
 import os
 import random
+import resource
 import shutil
 import sqlite3
 from collections import Counter
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from programs import start
 from waiting import until
 
-from per_agent import Agent, MemoryDestination
+from per_agent import Agent, MemoryDestination, SpoolSettings
 from per_agent.agent.overview import overview
 from per_agent.destinations import Retry
-from per_agent.spool import Store, folder, reports, salvage, wal
+from per_agent.spool import Store, audit, damage, folder, reports, salvage, wal
 from per_agent.spool.disk import FILE
+from per_agent.spool.witness import Witness
 
 WRITER = """
 from per_agent.destinations import Retry
@@ -241,6 +244,74 @@ def test_damage_that_is_met_under_way_is_set_aside_without_a_restart(tmp_path):
         assert len(destination.received) == 70, "and nothing twice"
     (report,) = reports(tmp_path)
     assert report.lost == {"m": 0}
+
+
+def test_a_sound_spool_that_takes_the_place_of_a_damaged_one_is_not_set_aside(tmp_path):
+    down = itertools.repeat(Retry("down"))
+    with Agent(tmp_path, [MemoryDestination(name="m")]) as agent:
+        assert agent.add_activity("acme", "first", "active").delivered(30)
+    (damaged,) = (tmp_path / "spools").iterdir()
+    seldom = SpoolSettings(adopt_interval=60.0)
+    with Agent(tmp_path, [MemoryDestination(down, name="m")], spool=seldom) as agent:
+        assert agent.add_activity("acme", "before", "active").stored(30)
+        sound = folder.create(tmp_path)
+        Store(sound.folder).close()
+        with closing(sqlite3.connect(damaged / FILE)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        content = bytearray((damaged / FILE).read_bytes())
+        with (damaged / FILE).open("r+b") as file:
+            file.write(content[:4096] + b"\xff" * (len(content) - 4096))
+        (damaged / "salvage").touch()  # so that it cannot be salvaged
+        sound.release()
+        assert agent.add_activity("acme", "after", "active").stored(30)
+        assert reports(tmp_path) == []
+        assert audit.pending(sound.folder) == {"m": 1}, "and it is in use"
+
+
+def test_what_may_pass_is_not_taken_for_damage(tmp_path):
+    folder.prepare(tmp_path)
+    claim = folder.create(tmp_path)
+    store = Store(claim.folder)
+    with store.transaction() as changes:
+        changes.append(["m"], [b"event"], 1.0)
+    with closing(sqlite3.connect(claim.folder / FILE)) as database:
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    spool = tmp_path / "copy"
+    shutil.copytree(claim.folder, spool)
+    seen = Witness(store.seq, store.books)
+    store.close()
+    claim.release()
+    log = spool / f"{FILE}-wal"
+    content = bytearray(log.read_bytes())
+    content[32 + 24 + 100] ^= 1
+    log.write_bytes(content)
+    assert wal.read(bytes(content)).damage is not None
+    refused = 0
+    for free in range(1, 6):
+        copy = tmp_path / str(free)
+        shutil.copytree(spool, copy)
+        with few_descriptors(free):
+            try:
+                found = damage.before_opening(copy, seen)
+            except (OSError, sqlite3.Error):
+                refused += 1
+            else:
+                assert found is None, "all of it is in the database"
+    assert 0 < refused < 5
+
+
+@contextmanager
+def few_descriptors(free: int) -> Iterator[None]:
+    """No more than *free* files can be opened, for as long as the block lasts."""
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(free)]  # each the lowest number that is free
+    for each in opened:
+        os.close(each)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened[-1] + 1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_spool_of_a_newer_version_is_left_alone_and_told(tmp_path):
