@@ -246,6 +246,28 @@ def test_damage_that_is_met_under_way_is_set_aside_without_a_restart(tmp_path):
     assert report.lost == {"m": 0}
 
 
+def test_a_salvage_that_was_cut_off_is_finished_also_where_its_report_is_damaged(tmp_path):
+    with Agent(tmp_path, [MemoryDestination(itertools.repeat(Retry("down")), name="m")]) as agent:
+        assert [agent.add_activity("acme", f"u-{n}", "active") for n in range(3)][-1].stored(30)
+        agent.close(0)
+    (spool,) = (tmp_path / "spools").iterdir()
+    built = spool / "salvaged"
+    built.mkdir()
+    (spool / FILE).rename(built / FILE)
+    (spool / FILE).write_bytes(b"damaged")
+    (built / "report.json").write_bytes(b"\0" * 1000)
+    destination = MemoryDestination(name="m")
+    with Agent(tmp_path, [destination]) as agent:
+        assert agent.add_activity("acme", "new", "active").stored(30)
+        assert agent.flush(30)
+    assert {event.user_id for event in destination.received} == {"u-0", "u-1", "u-2", "new"}
+    assert not built.exists()
+    (report,) = reports(tmp_path)
+    assert report.pending == {"m": 3}
+    assert "it is not known how many" in report.words
+    assert (Path(report.aside) / FILE).read_bytes() == b"damaged"
+
+
 def test_a_sound_spool_that_takes_the_place_of_a_damaged_one_is_not_set_aside(tmp_path):
     down = itertools.repeat(Retry("down"))
     with Agent(tmp_path, [MemoryDestination(name="m")]) as agent:
