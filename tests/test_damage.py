@@ -3,16 +3,15 @@
 import itertools
 import os
 import random
-import resource
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from programs import start
+from scarce import few_descriptors
 from waiting import until
 
 from per_agent import Agent, MemoryDestination, SpoolSettings
@@ -320,20 +319,6 @@ def test_what_may_pass_is_not_taken_for_damage(tmp_path):
             else:
                 assert found is None, "all of it is in the database"
     assert 0 < refused < 5
-
-
-@contextmanager
-def few_descriptors(free: int) -> Iterator[None]:
-    """No more than *free* files can be opened, for as long as the block lasts."""
-    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(free)]  # each the lowest number that is free
-    for each in opened:
-        os.close(each)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (opened[-1] + 1, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_spool_of_a_newer_version_is_left_alone_and_told(tmp_path):
