@@ -8,7 +8,8 @@ from waiting import until
 
 from per_agent import Agent, DeliverySettings, MemoryDestination, SpoolSettings
 from per_agent.destinations import Retry
-from per_agent.spool import Settlement, Store, snapshots
+from per_agent.spool import DeadLetter, Settlement, Store, snapshots
+from per_agent.spool.filed import letters as filed_letters
 
 SOON = SpoolSettings(adopt_interval=0.2)
 LEAVE_BEHIND = """
@@ -95,6 +96,36 @@ def test_books_are_counted_once_when_a_process_dies_between_absorbing_and_removi
         assert agent.books()["m"].accepted == 110
     with Agent(tmp_path, [MemoryDestination(name="m")], spool=SOON) as agent:
         assert agent.books()["m"].accepted == 110
+
+
+def test_a_spool_that_was_used_after_it_was_absorbed_is_delivered_and_not_removed(tmp_path):
+    absorbing, used = _leave_behind(tmp_path, 1, 20)
+    store = Store(absorbing)
+    with store.transaction() as changes:
+        changes.absorb(used.name, {})
+    store.close()
+    destination = MemoryDestination(name="m")
+    with Agent(tmp_path, [destination], spool=SOON) as agent:
+        assert agent.flush(30)
+        assert len(destination.received) == 21
+        until(lambda: len(list((tmp_path / "spools").iterdir())) == 1)
+
+
+def test_a_dead_letter_is_not_removed_with_a_spool_that_was_absorbed(tmp_path):
+    absorbing, used = _leave_behind(tmp_path, 1, 1)
+    store = Store(used)
+    (block,), _ = store.head("m", None, 1)
+    letter = DeadLetter(block.events[0], "refused", "no such customer", 1, 1.0)
+    with store.transaction() as changes:
+        changes.settle(block, Settlement(dead=[(0, letter)]))
+    store.close()
+    store = Store(absorbing)
+    with store.transaction() as changes:
+        changes.absorb(used.name, {})
+    store.close()
+    with Agent(tmp_path, [MemoryDestination(name="m")], spool=SOON) as agent:
+        assert agent.flush(30)
+    assert len(list(filed_letters(used))) == 1
 
 
 def test_poison_events_that_would_fill_the_window_do_not_stop_the_others(tmp_path):

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 from programs import start
+from scarce import few_descriptors
 from waiting import until
 
-from per_agent import Agent, MemoryDestination
+from per_agent import Agent, MemoryDestination, SpoolSettings
 from per_agent.agent.overview import overview
 from per_agent.destinations import Retry
-from per_agent.spool import Store, folder, reports, wal
+from per_agent.spool import Store, audit, damage, folder, reports, salvage, wal
 from per_agent.spool.disk import FILE
+from per_agent.spool.witness import Witness
 
 WRITER = """
 from per_agent.destinations import Retry
@@ -182,6 +184,44 @@ def test_sqlite_forgets_what_follows_a_damaged_frame_and_the_salvage_does_not(wr
     judge(data, events, may_lose=PAGE_EVENTS)
 
 
+def left_by_a_kill(place: Path) -> Path:
+    """A spool with 202 pending events whose log was used twice: the newest pages lie before older ones."""
+    written, left = place / "written", place / "left"
+    written.mkdir(parents=True)
+    store = Store(written)
+
+    for block in range(0, 200, 5):
+        with store.transaction() as changes:
+            changes.append(["m"], [b"%3d %s" % (n, b"x" * 300) for n in range(block, block + 5)], 1.0)
+    with closing(sqlite3.connect(written / FILE)) as database:
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)")  # the next commit begins at the head of the log
+    with store.transaction() as changes:
+        for lane in ("m", "n"):
+            changes.append([lane], [b"the newest"], 1.0)
+    shutil.copytree(written, left)
+    store.close()
+    return left
+
+
+def test_pages_of_an_earlier_use_of_the_log_are_no_part_of_it(tmp_path):
+    spool = left_by_a_kill(tmp_path)
+    content = (spool / f"{FILE}-wal").read_bytes()
+    salts = [content[at + 8 : at + 16] for at in range(32, len(content) - 4119, 4120)]
+    newest = salts.count(content[16:24])
+    assert 0 < newest < len(salts) - 2, "the experiment's own control"
+    found = wal.read(content)
+    assert found.damage is None
+    assert max(found.pages.values()) < 32 + newest * 4120, "and none of them counts"
+
+
+def test_a_salvage_of_a_log_that_was_used_twice_loses_nothing(tmp_path):
+    spool = left_by_a_kill(tmp_path)
+    report = salvage.replace(spool, "by a test", None)
+    assert report.pending == {"m": 201, "n": 1}
+    with closing(Store(spool)) as store:
+        assert store.books["m"].pending == 201
+
+
 def test_damage_that_is_met_under_way_is_set_aside_without_a_restart(tmp_path):
     destination = MemoryDestination(itertools.repeat(Retry("down"), 3), name="m")
     with Agent(tmp_path, [destination]) as agent:
@@ -203,6 +243,82 @@ def test_damage_that_is_met_under_way_is_set_aside_without_a_restart(tmp_path):
         assert len(destination.received) == 70, "and nothing twice"
     (report,) = reports(tmp_path)
     assert report.lost == {"m": 0}
+
+
+def test_a_salvage_that_was_cut_off_is_finished_also_where_its_report_is_damaged(tmp_path):
+    with Agent(tmp_path, [MemoryDestination(itertools.repeat(Retry("down")), name="m")]) as agent:
+        assert [agent.add_activity("acme", f"u-{n}", "active") for n in range(3)][-1].stored(30)
+        agent.close(0)
+    (spool,) = (tmp_path / "spools").iterdir()
+    built = spool / "salvaged"
+    built.mkdir()
+    (spool / FILE).rename(built / FILE)
+    (spool / FILE).write_bytes(b"damaged")
+    (built / "report.json").write_bytes(b"\0" * 1000)
+    destination = MemoryDestination(name="m")
+    with Agent(tmp_path, [destination]) as agent:
+        assert agent.add_activity("acme", "new", "active").stored(30)
+        assert agent.flush(30)
+    assert {event.user_id for event in destination.received} == {"u-0", "u-1", "u-2", "new"}
+    assert not built.exists()
+    (report,) = reports(tmp_path)
+    assert report.pending == {"m": 3}
+    assert "it is not known how many" in report.words
+    assert (Path(report.aside) / FILE).read_bytes() == b"damaged"
+
+
+def test_a_sound_spool_that_takes_the_place_of_a_damaged_one_is_not_set_aside(tmp_path):
+    down = itertools.repeat(Retry("down"))
+    with Agent(tmp_path, [MemoryDestination(name="m")]) as agent:
+        assert agent.add_activity("acme", "first", "active").delivered(30)
+    (damaged,) = (tmp_path / "spools").iterdir()
+    seldom = SpoolSettings(adopt_interval=60.0)
+    with Agent(tmp_path, [MemoryDestination(down, name="m")], spool=seldom) as agent:
+        assert agent.add_activity("acme", "before", "active").stored(30)
+        sound = folder.create(tmp_path)
+        Store(sound.folder).close()
+        with closing(sqlite3.connect(damaged / FILE)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        content = bytearray((damaged / FILE).read_bytes())
+        with (damaged / FILE).open("r+b") as file:
+            file.write(content[:4096] + b"\xff" * (len(content) - 4096))
+        (damaged / "salvage").touch()  # so that it cannot be salvaged
+        sound.release()
+        assert agent.add_activity("acme", "after", "active").stored(30)
+        assert reports(tmp_path) == []
+        assert audit.pending(sound.folder) == {"m": 1}, "and it is in use"
+
+
+def test_what_may_pass_is_not_taken_for_damage(tmp_path):
+    folder.prepare(tmp_path)
+    claim = folder.create(tmp_path)
+    store = Store(claim.folder)
+    with store.transaction() as changes:
+        changes.append(["m"], [b"event"], 1.0)
+    with closing(sqlite3.connect(claim.folder / FILE)) as database:
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    spool = tmp_path / "copy"
+    shutil.copytree(claim.folder, spool)
+    seen = Witness(store.seq, store.books)
+    store.close()
+    claim.release()
+    log = spool / f"{FILE}-wal"
+    content = bytearray(log.read_bytes())
+    content[32 + 24 + 100] ^= 1
+    log.write_bytes(content)
+    assert wal.read(bytes(content)).damage is not None
+    refused = 0
+    for free in range(1, 6):
+        copy = tmp_path / str(free)
+        shutil.copytree(spool, copy)
+        with few_descriptors(free):
+            try:
+                found = damage.before_opening(copy, seen)
+            except (OSError, sqlite3.Error):
+                refused += 1
+            else:
+                assert found is None, "all of it is in the database"
+    assert 0 < refused < 5
 
 
 def test_a_spool_of_a_newer_version_is_left_alone_and_told(tmp_path):

@@ -16,6 +16,7 @@ import diskcache
 import pytest
 
 from per_agent.errors import SpoolCorrupt, SpoolError
+from per_agent.spool.ballast import says_full
 from per_agent.spool.disk import FILE, Disk
 from per_agent.spool.raw import RawDisk
 
@@ -284,6 +285,19 @@ def test_a_transaction_that_raises_leaves_nothing_behind(disk):
     with disk.transaction():
         disk.set("after", b"4")
     assert disk.get("after") == b"4"
+
+
+@pytest.mark.parametrize("size", [1000, 20 * MIB])
+def test_a_full_disk_says_so_also_where_sqlite_has_rolled_back_by_itself(disk, size):
+    disk.set("before", b"1")
+    disk._sql(f"PRAGMA max_page_count = {pragma(disk, 'page_count') + 2000}")
+    with pytest.raises(sqlite3.OperationalError) as raised, disk.transaction():  # noqa: PT012  (all of it is undone)
+        for n in range(20 * MIB // size):
+            disk.set(f"inside/{n}", os.urandom(size))
+    assert says_full(raised.value), raised.value
+    with disk.transaction():
+        disk.set("after", b"2")
+    assert disk.keys("", END, -1) == ["after", "before"]
 
 
 def test_inside_a_transaction_what_it_changed_is_there(disk):

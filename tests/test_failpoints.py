@@ -111,6 +111,12 @@ WITHOUT: dict[Step, str] = {
     ("spool/salvage.py", "_write", "open"): _UNBUILT,
     ("spool/salvage.py", "_write", "file.write"): _UNBUILT,
     ("spool/salvage.py", "finish", "rmtree"): _UNBUILT,
+    ("spool/salvage.py", "_report_in", "unlink"): _UNBUILT,
+    (
+        "spool/salvage.py",
+        "_report_in",
+        "rename",
+    ): "before it as after it, who goes on finds a report or makes it anew",
     ("spool/salvage.py", "finish", "mkdir"): "the report says its name, and who goes on finds it by that",
     (
         "spool/transaction.py",

@@ -21,7 +21,7 @@ from waiting import until
 
 from per_agent import Agent, BufferFull, IntakeSettings, MemoryDestination, SpoolSettings
 from per_agent.errors import AgentClosed
-from per_agent.event import MAX_EVENT_BYTES, Activity, MeterEvent, Progress
+from per_agent.event import MAX_EVENT_BYTES, Activity, MeterEvent, Progress, encode
 from per_agent.intake import Intake
 from per_agent.journal import FOLDER, JournalFull, Stamps, is_abandoned, pending, read
 from per_agent.journal.layout import HEAD, SLOT
@@ -499,6 +499,26 @@ def test_a_deleted_journal_is_made_anew_and_what_comes_then_survives_a_kill(tmp_
     process.kill()
     process.communicate()
     assert Agent(tmp_path, [MemoryDestination(name="m")]).books()["m"].accepted == 12
+
+
+def test_a_journal_whose_process_lives_is_left_to_it_wherever_it_lies(tmp_path):
+    with Agent(tmp_path, [MemoryDestination(name="m")]) as agent:
+        assert add(agent, "first").delivered(30)
+    (spool,) = (tmp_path / "spools").iterdir()
+    living = make(tmp_path, 10)
+    write(living, encode(Activity("its-own", "acme", "theirs", "active", 1.0)), ("m",))
+    living.move(spool)
+    destination = MemoryDestination(name="m")
+    with Agent(tmp_path, [destination], spool=SpoolSettings(adopt_interval=0.1)) as agent:
+        assert add(agent, "ours").delivered(30)
+        assert agent.flush(30)
+        assert [event.user_id for event in destination.received] == ["ours"]
+        assert living.path.exists()
+        living.let_go()
+        until(lambda: len(destination.received) == 2)
+        assert agent.flush(30)
+        until(lambda: not living.path.exists())
+        assert agent.books()["m"].delivered == 3
 
 
 @pytest.mark.parametrize("format", [1, 3])

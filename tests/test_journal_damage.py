@@ -5,11 +5,13 @@ import random
 
 import pytest
 from journals import make, write
+from scarce import few_descriptors
 from waiting import until
 
 from per_agent import Agent, MemoryDestination, SpoolSettings
 from per_agent.agent.overview import overview
 from per_agent.event import Activity, encode
+from per_agent.journal import is_abandoned, read
 from per_agent.journal.layout import FREE, HEAD, SLOT, STATE_AT
 from per_agent.spool import snapshots
 
@@ -211,6 +213,17 @@ def test_what_is_not_a_file_is_left_alone_and_told(tmp_path, kind):
     assert os.path.lexists(path)
     assert [each.unknown for each in snapshots(tmp_path)] == [1]
     assert any("left alone" in line for line in overview(tmp_path, ["m"]).warnings)
+
+
+def test_a_journal_that_no_file_can_be_opened_for_is_not_damaged_and_is_read_a_moment_later(tmp_path):
+    path, _ = leave(tmp_path)
+    for free in (0, 1):
+        with few_descriptors(free), pytest.raises(OSError, match="Too many open files"):
+            read(path)
+    with few_descriptors(0):
+        assert not is_abandoned(path), "it is not known yet"
+    assert is_abandoned(path)
+    assert recovered(tmp_path) == names("j")
 
 
 def test_what_is_kept_of_a_damaged_journal_stays_when_its_spool_is_adopted_and_drained(tmp_path):

@@ -65,6 +65,8 @@ class Inheritance:
             return 0
         for taken in take_journals(self._data_dir, self._names, self._own.folder):
             self._own.recover(taken)
+        for spool in (self._own, *self.spools):
+            spool.look_again()
         claims = list(itertools.islice(abandoned(self._data_dir, self._names), _AT_ONCE))
         for claim in claims:
             self._adopt(claim, courier)

@@ -1,5 +1,6 @@
 """What dead processes left: their journals found, taken, and read, each event as it was written or reported."""
 
+import errno
 import fcntl
 import mmap
 import os
@@ -19,6 +20,7 @@ from per_agent.journal.file import SUFFIX
 from per_agent.journal.layout import HEAD, PART, PART_HEAD, SLOT, Slot
 
 _TAKEN: Final = re.compile(rb"[^\0]")
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
 _NAME: Final = re.compile("[0-9a-f]+-([0-9a-f]{10})")
 
 
@@ -65,15 +67,19 @@ def files(folder: Path) -> list[Path]:
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
-    """The bytes of a file of ours; none where there is no file. Raises `SpoolCorrupt` where it cannot be read."""
+    """The bytes of a file of ours; none where there is no file.
+
+    Raises `SpoolCorrupt` where it cannot be read, and `OSError` where it may be a moment later.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         yield memoryview(b"")
         return
-    except (
-        OSError
-    ) as error:  # another user's, or no descriptor is free: there may be events in it all the same
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise
+        # Another user's, say: there may be events in it all the same.
         raise SpoolCorrupt(f"{path}: cannot be read: {error.strerror}") from error
     try:
         found = os.fstat(fd)
@@ -99,7 +105,11 @@ def _taken(buffer: memoryview) -> list[int]:
 
 
 def read(path: Path) -> Left:
-    """What is in the journal at *path*. Raises `SpoolCorrupt` where a later version wrote it."""
+    """What is in the journal at *path*.
+
+    Raises `SpoolCorrupt` where it cannot be read or a later version wrote it, and `OSError` where no descriptor
+    or no memory is free.
+    """
     with _mapped(path) as buffer:
         name = path.name.removesuffix(SUFFIX)
         head = layout.read_head(buffer)
@@ -155,7 +165,7 @@ def _join(parts: list[Slot], routes: list[tuple[str, ...] | None]) -> tuple[list
 def pending(path: Path) -> dict[str, int]:
     """For each lane, about how many events the journal at *path* holds: parts count each, stored ones too."""
     counts: Counter[str] = Counter()
-    with suppress(SpoolCorrupt), _mapped(path) as buffer:
+    with suppress(SpoolCorrupt, OSError), _mapped(path) as buffer:
         head = layout.read_head(buffer)
         if head is not None and head.format == layout.FORMAT:
             routes = layout.routes(buffer)
@@ -172,13 +182,13 @@ def abandoned(folder: Path) -> list[Path]:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether no process writes to the journal at *path*, however it got there."""
+    """Whether it is known that no process writes to the journal at *path*, however it got there."""
     try:
         with _locked(path):
             return True
-    except BlockingIOError:
-        return False
-    except OSError:
+    except OSError as error:
+        if error.errno in _PASSING:
+            return False  # EAGAIN: it is locked; of the others it cannot be told now
         return path.exists()  # not ours to write to, or no file: not anybody's who could
 
 

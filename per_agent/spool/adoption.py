@@ -63,10 +63,12 @@ def abandoned(data_dir: Path, lanes: Collection[str], unusable: Collection[str] 
                 yield taken  # whoever opens it sets the damage aside, whatever it is that can be salvaged
             else:
                 taken.release()
-        elif taken.id in counted_elsewhere:
-            # Its books were carried over by a process that died before it could do this.
-            with suppress(OSError):
-                taken.remove()
+        elif taken.id in counted_elsewhere and not (pending or journal.files(place)):
+            # Its books were carried over by a process that died before it could do this. It may have been used
+            # since, by a process that could not read of that: what is in it then is not to go with it.
+            if audit.drained(place):
+                with suppress(OSError):
+                    taken.remove()
             taken.release()
         elif (pending.keys() | _in_journals(place)) <= set(lanes):
             failpoint.reach("lane adopted")

@@ -158,6 +158,18 @@ def pending(folder: Path) -> dict[str, int] | None:
     return {lane: count for lane, count in every.items() if count}
 
 
+def drained(folder: Path) -> bool:
+    """Whether it is known that the database of the spool in *folder* holds nothing but books."""
+    try:
+        found = read(folder)
+    except (SpoolError, OSError):
+        return False
+    if found is None:
+        return True
+    every = [lane.books for lane in found.lanes.values()]
+    return not found.unreadable and not any(books.pending or books.dead > books.purged for books in every)
+
+
 def absorbed(data_dir: Path) -> set[str] | None:
     """The spools whose books are in another's, so that what is left of them counts no more.
 

@@ -50,7 +50,10 @@ def _versions(folder: Path) -> bytes:
 
 
 def before_opening(folder: Path, witness: Witness | None) -> str | None:
-    """What SQLite would not tell when it opens the database in *folder*, and would then do away with."""
+    """What SQLite would not tell when it opens the database in *folder*, and would then do away with.
+
+    Raises `STORAGE_TROUBLE` where that cannot be told now.
+    """
     file, log = folder / FILE, folder / f"{FILE}-wal"
     content = log.read_bytes() if log.exists() else b""
     if not file.exists() or not file.stat().st_size:
@@ -66,9 +69,12 @@ def before_opening(folder: Path, witness: Witness | None) -> str | None:
 
 
 def _sequence(file: Path) -> int:
-    """The last sequence number that SQLite reads from *file* and its log."""
+    """The last sequence number that SQLite reads from *file* and its log. What may pass, it raises."""
     try:
         with forks.section(), closing(opened(file)) as database:
             return int.from_bytes(one(database, SEQ) or b"", "big")
-    except (sqlite3.DatabaseError, OSError):
+    except sqlite3.DatabaseError as error:
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        if code in _PASSING and code != sqlite3.SQLITE_READONLY:  # see `at_opening`
+            raise
         return 0

@@ -230,7 +230,10 @@ class Disk:
             self._sql("BEGIN IMMEDIATE")
             self._sql("ROLLBACK")
             raise
-        except BaseException:
+        except BaseException as error:
+            hidden = _hidden(error)
+            if hidden is not None:
+                raise hidden from None
             # An error at COMMIT that SQLite did not roll back by itself would leave the connection inside
             # the transaction for good. Closing it rolls back.
             if self._connection is not None and self._connection.in_transaction:
@@ -287,6 +290,14 @@ class Disk:
             return self.file.stat().st_ino == self._inode
         except (FileNotFoundError, NotADirectoryError):
             return False
+
+
+def _hidden(error: BaseException) -> sqlite3.Error | None:
+    """The error that *error* hides: SQLite rolled back by itself, and so diskcache's own ROLLBACK failed."""
+    before = error.__context__
+    if isinstance(error, sqlite3.OperationalError) and isinstance(before, sqlite3.Error):
+        return before if "no transaction is active" in str(error) else None
+    return None
 
 
 def _in_portions(several: Sequence[T]) -> Iterator[Sequence[T]]:

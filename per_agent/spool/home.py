@@ -9,7 +9,7 @@ from typing import Final
 from per_agent import journal
 from per_agent.errors import SpoolError
 from per_agent.log import Log
-from per_agent.spool import damage, salvage, witness
+from per_agent.spool import damage, forks, salvage, witness
 from per_agent.spool.ballast import Ballast, says_full
 from per_agent.spool.folder import Claim
 from per_agent.spool.inflow import Inflow
@@ -26,17 +26,20 @@ class Home:
     """Where a spooler keeps its events. For its thread; the attributes are for any to look at.
 
     *claim* gives a folder, other than those named: which could not be opened. *settled*: there is no other
-    to go to when this one cannot be opened or is gone. *later* has a work done, but for when the spooler ends.
+    to go to when this one cannot be opened or is gone. *works* go into the next commit; *later* has a work done,
+    but for when the spooler ends.
     """
 
     def __init__(
         self,
         claim: Callable[[frozenset[str]], Claim],
         disk: Trouble,
+        works: list[Work],
         later: Callable[[Work], None],
         *,
         settled: bool,
     ) -> None:
+        self._works = works
         self._later = later
         self._unchecked: int | None = None
         self._claim = claim
@@ -44,6 +47,9 @@ class Home:
         self._settled = settled
         self._unusable: set[str] = set()
         self.log = Log()
+        self.living: set[Path] = (
+            set()
+        )  # journals of other processes that lie here, and are not to be recovered yet
         self.opened: Future[None] = Future()
         self.held: Claim | None = None
         self.store: Store | None = None
@@ -130,16 +136,30 @@ class Home:
         assert self.held is not None
         assert self.store is not None
         found = {path.stem: path for path in journal.files(self.held.folder)}
-        works = [
-            self.recovery(path, inflow)
-            for name, path in found.items()
-            if inflow.journal is None or inflow.journal.id != name
-        ]
+        others = found.keys() - ({inflow.journal.id} if inflow.journal is not None else set())
+        works = self._of_the_dead([found[name] for name in sorted(others)], inflow)
         if self.store.journals - found.keys():
             works.append(Work(lambda changes: changes.forget_journals(found), nothing, nothing))
         if self._unchecked is not None:
             works.append(Sweep(self._unchecked, self._later).work)
         return works
+
+    def _of_the_dead(self, paths: list[Path], inflow: Inflow) -> list[Work]:
+        """Their recovery. A journal whose process lives is left to it: what is in it is in memory, too.
+
+        That process had this folder and goes on with another, or it is dying, and has not let go of all it held.
+        """
+        with forks.section():  # a child that is forked meanwhile would inherit the locks, and keep them
+            dead = [path for path in paths if journal.is_abandoned(path)]
+        self.living = set(paths) - set(dead)
+        return [self.recovery(path, inflow) for path in dead]
+
+    def look_again(self, inflow: Inflow) -> None:
+        """Have those journals recovered whose process lived when they were found here, and is dead now."""
+        if self.held is None or not self.is_open:
+            return
+        there = [path for path in journal.files(self.held.folder) if path in self.living]
+        self._works += self._of_the_dead(there, inflow)
 
     def recovery(self, path: Path, inflow: Inflow) -> Work:
         """The work of storing what a dead process left in the journal at *path*."""
@@ -156,6 +176,7 @@ class Home:
             # It was there before, so another will do; a new one that cannot be opened would only be the next.
             self.log.error("a spool cannot be opened and is left alone", spool=held.id)
             self._unusable.add(held.id)
+            self._disk.damage = None  # of that one; the next may be sound
             held.release()
             self.held = None
         if not self.opened.done():

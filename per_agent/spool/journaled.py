@@ -16,7 +16,7 @@ def loose(data_dir: Path) -> dict[str, int]:
     for path in journal.abandoned(data_dir / journal.FOLDER):
         try:
             left = journal.read(path)
-        except SpoolCorrupt:
+        except (SpoolCorrupt, OSError):
             continue  # an agent that takes it says so, and keeps it
         for event in left.events:
             counts.update(event.lanes)
@@ -35,7 +35,7 @@ def journaled(folder: Path, stored_of: Callable[[str], bytes | None]) -> tuple[d
         try:
             left = journal.read(path) if journal.is_abandoned(path) else None
             stored = journal.Stamps.decode(None if left is None else stored_of(left.id))
-        except (SpoolCorrupt, msgspec.MsgspecError):
+        except (SpoolCorrupt, OSError, msgspec.MsgspecError):
             unknown += 1
             continue
         for event in () if left is None else left.events:

@@ -33,7 +33,7 @@ class Recovery:
         self._log = log
 
     def apply(self, changes: Transaction) -> Recovered:
-        """Store what is not stored. Raises `SpoolCorrupt` where a later version wrote the journal."""
+        """Store what is not stored. Raises as `journal.read`: `SpoolCorrupt` is for good, `OSError` may pass."""
         left = journal.read(self._path)
         stored = changes.journaled(left.id)
         fresh = [event for event in left.events if not all(number in stored for number in event.numbers)]

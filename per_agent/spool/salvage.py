@@ -24,8 +24,8 @@ import msgspec
 from per_agent import failpoint
 from per_agent.books import Books
 from per_agent.errors import SpoolCorrupt
+from per_agent.spool import audit, forks, wal
 from per_agent.spool import block as blocks
-from per_agent.spool import forks, wal
 from per_agent.spool.block import BlockId
 from per_agent.spool.disk import FILE, Disk
 from per_agent.spool.pages import Image, Row
@@ -98,7 +98,7 @@ def finish(folder: Path) -> None:
     if not built.exists():
         return
     with suppress(FileNotFoundError):
-        report = msgspec.json.decode((built / REPORT).read_bytes(), type=Report)
+        report = _report_in(built, folder)
         aside = Path(folder.parent, Path(report.aside).name)
         aside.mkdir(mode=0o700, exist_ok=True)
         if (built / FILE).exists():
@@ -115,6 +115,21 @@ def finish(folder: Path) -> None:
     shutil.rmtree(built)
     failpoint.reach("salvage removed")
     _sync(folder.parent)
+
+
+def _report_in(built: Path, folder: Path) -> Report:
+    """What was written when the new database was *built*; made anew where it is damaged. Raises `OSError`."""
+    try:
+        return msgspec.json.decode((built / REPORT).read_bytes(), type=Report)
+    except msgspec.MsgspecError:
+        place = built if (built / FILE).exists() else folder
+        why = "the report of what was found is damaged itself"
+        report = Report(folder.name, why, str(_aside(folder)), audit.pending(place) or {}, {})
+        new = built / f"{REPORT}.new"
+        new.unlink(missing_ok=True)
+        _write(new, msgspec.json.encode(report))
+        new.rename(built / REPORT)  # first of all, so that all that is set aside goes to one place
+        return report
 
 
 def reports(data_dir: Path) -> list[Report]:

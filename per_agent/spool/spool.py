@@ -161,6 +161,12 @@ class Spool:
         """Store what a dead process left in the journal at *path*, which lies in this spool's folder."""
         self._inbox.put(self._spooler.home.recovery(path, self._spooler.inflow))
 
+    def look_again(self) -> None:
+        """Recover also those journals here whose process still lived when they were found."""
+        home, inflow = self._spooler.home, self._spooler.inflow
+        if home.living:
+            self._inbox.put(Sign(lambda: home.look_again(inflow)))
+
     def look(self, question: Callable[[Store], Any], timeout: float | None = None) -> Any:
         """What *question* finds in the store, asked in the spooler's thread between two commits."""
         return self.run(self._asking(question), timeout)

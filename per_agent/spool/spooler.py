@@ -61,7 +61,7 @@ class Spooler:
         self.linger = intake.linger
         self.inflow = Inflow(source, intake.block_events, clock)
         self.room = Room(settings.max_bytes, source)
-        self.home = Home(claim, self.disk, self._later, settled=source is None)
+        self.home = Home(claim, self.disk, self._works, self._later, settled=source is None)
         self.tickets = Tickets()
         self.inbox: queue.SimpleQueue[Work | Head | Sign | None] = queue.SimpleQueue()
         self.woken = False  # whether a wake lies in the inbox, so that another would add nothing
