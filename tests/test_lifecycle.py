@@ -199,6 +199,63 @@ if __name__ == "__main__":
     assert _delivered(tmp_path / "d") == (500, 500)
 
 
+# The configuration is a pipe, so reading it lasts until that is closed.
+CHOOSING = """
+import per_agent
+os.mkfifo(sys.argv[2])
+os.environ.update(PER_AGENT_CONFIG=sys.argv[2], PER_AGENT_DATA_DIR=data_dir)
+signal.alarm(20)
+def come_between():
+    os.environ.pop("PER_AGENT_CONFIG")
+    assert add_activity("acme", "between", "active").stored(10)
+"""
+
+
+def test_a_signal_handler_that_records_while_the_default_agent_is_made_goes_on(tmp_path):
+    run(
+        CHOOSING
+        + """
+def handler(*_):
+    come_between()
+    os.close(writing)
+signal.signal(signal.SIGUSR1, handler)
+def strike():
+    global writing
+    writing = os.open(sys.argv[2], os.O_WRONLY)  # waits for who reads it
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+threading.Thread(target=strike).start()
+add_activity("acme", "first", "active")
+""",
+        tmp_path / "data",
+        str(tmp_path / "config"),
+    )
+    assert len(list((tmp_path / "data" / "spools").iterdir())) == 1, "one agent, whoever made it"
+    assert _delivered(tmp_path / "data") == (2, 2)
+
+
+def test_a_child_that_is_forked_while_the_default_agent_is_made_makes_its_own(tmp_path):
+    out = run(
+        CHOOSING
+        + """
+thread = threading.Thread(target=add_activity, args=("acme", "first", "active"))
+thread.start()
+writing = os.open(sys.argv[2], os.O_WRONLY)  # waits for who reads it
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    come_between()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+os.close(writing)
+thread.join()
+""",
+        tmp_path / "data",
+        str(tmp_path / "config"),
+    )
+    assert int(out) == 0
+    assert _delivered(tmp_path / "data") == (2, 2)
+
+
 def test_several_agents_in_one_process_and_several_processes_share_one_folder(tmp_path):
     programs = [
         start(
