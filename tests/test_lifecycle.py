@@ -13,6 +13,7 @@ from upstream import UpstreamServer
 from waiting import until
 
 from per_agent import Agent, DeliverySettings, IntakeSettings, MemoryDestination, Per, SpoolSettings
+from per_agent.agent.engine import Engine
 from per_agent.spool import snapshots
 
 QUICK = DeliverySettings(backoff_initial=0.1, backoff_max=0.5)
@@ -197,6 +198,32 @@ if __name__ == "__main__":
     )
     assert done.returncode == 0, done.stderr
     assert _delivered(tmp_path / "d") == (500, 500)
+
+
+@pytest.mark.signals
+@pytest.mark.parametrize("moment", ["call", "return"])
+def test_a_signal_handler_that_raises_while_an_agent_starts_leaves_one_that_works(tmp_path, moment):
+    def strike(frame, event, _):
+        if frame.f_code is Engine.start.__code__ and event == moment:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return strike
+
+    agent = Agent(tmp_path, [MemoryDestination()])
+    before = sys.gettrace()
+    sys.settrace(strike)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            agent.start()
+    finally:
+        sys.settrace(before)
+    ended = threading.Thread(target=agent.close, daemon=True)
+    try:
+        assert agent.add_activity("acme", "u", "active").delivered(30)
+    finally:
+        ended.start()
+        ended.join(30)
+    assert not ended.is_alive()
 
 
 # The configuration is a pipe, so reading it lasts until that is closed.
