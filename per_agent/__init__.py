@@ -35,10 +35,9 @@ Two ranked goals settle every question in it: an accepted event is never lost or
 never held up.
 """
 
-import threading
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from per_agent.agent import Agent
 from per_agent.books import Books
@@ -98,30 +97,31 @@ __all__ = [
     "get_report",
 ]
 
-_default: Agent | None = None
-_choosing = threading.Lock()
+# The one. No lock, which a signal handler's first event, or one in a forked child, would wait for without end: a
+# dict, since its `setdefault` is a single operation of the interpreter.
+_chosen: Final[dict[str, Agent]] = {}
 
 
 def configure(agent: Agent | None = None, **arguments: Any) -> Agent:
     """Set the default agent: *agent*, or a new one made with `Agent`'s *arguments*. Closes the one before."""
-    global _default
     if agent is not None and arguments:
         raise ConfigError("configure takes an agent, or the arguments to make one, not both")
-    with _choosing:
-        before, _default = _default, agent or Agent(**arguments)
-        chosen = _default
+    chosen = agent or Agent(**arguments)
+    # Of two calls at the same moment one may leave the other's agent open: that ends with the program, as any does.
+    before, _chosen["default"] = _chosen.get("default"), chosen
     if before is not None and before is not chosen:
         before.close()
     return chosen
 
 
 def _agent() -> Agent:
-    global _default  # noqa: PLW0603  (as above)
-    if _default is None:
-        with _choosing:
-            if _default is None:
-                _default = Agent.from_config()
-    return _default
+    agent = _chosen.get("default")
+    if agent is None:
+        made = Agent.from_config()
+        agent = _chosen.setdefault("default", made)
+        if agent is not made:
+            made.close()  # another thread, or a signal handler in this one, was faster: nothing of it was started
+    return agent
 
 
 def add_activity(

@@ -6,7 +6,7 @@ import pytest
 from programs import run, start
 from waiting import until
 
-from per_agent import Agent, DeliverySettings, MemoryDestination, SpoolSettings
+from per_agent import Agent, ConfigError, DeliverySettings, MemoryDestination, SpoolSettings
 from per_agent.destinations import Retry
 from per_agent.spool import DeadLetter, Settlement, Store, snapshots
 from per_agent.spool.filed import letters as filed_letters
@@ -37,6 +37,14 @@ def _leave_behind(data_dir, *counts):
     for program in programs:
         program.communicate("die\n", timeout=30)
     return [data_dir / "spools" / name for name in names]
+
+
+@pytest.mark.parametrize("name", ["eu/m", "", "-m", "m" * 65, "m\n", "\x7f", "ü"])
+def test_a_destination_whose_name_cannot_be_that_of_a_lane_is_refused_as_in_a_file(tmp_path, name):
+    with pytest.raises(ConfigError) as refused:
+        Agent(tmp_path, [MemoryDestination(name=name), MemoryDestination(name="m")])
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"a destination is named {name!r}: a name is up to 64 letters")
 
 
 @pytest.mark.parametrize("damage", ["not a database", "unreadable books"])

@@ -510,6 +510,22 @@ def test_a_call_that_outlasts_a_forks_patience_makes_the_child_refuse_the_file(p
     database.close()
 
 
+def test_of_two_forks_at_once_the_first_to_be_done_lets_no_call_in(path):
+    database = Database(path)
+    database._before_fork()
+    database._before_fork()
+    read = threading.Event()
+    thread = threading.Thread(target=lambda: (database.read("look", lambda _: None), read.set()))
+    thread.start()
+    database._after_fork_in_parent()
+    assert not read.wait(0.2)
+    assert open_files(path.parent) == []
+    database._after_fork_in_parent()
+    assert read.wait(30)
+    thread.join()
+    database.close()
+
+
 def test_a_parked_event_does_not_undo_the_batch(ledger):
     outcomes = ledger.send([*activities([1]), *meter_events([1])])
     assert outcomes[0] == Delivered()

@@ -13,6 +13,7 @@ from upstream import UpstreamServer
 from waiting import until
 
 from per_agent import Agent, DeliverySettings, IntakeSettings, MemoryDestination, Per, SpoolSettings
+from per_agent.agent.engine import Engine
 from per_agent.spool import snapshots
 
 QUICK = DeliverySettings(backoff_initial=0.1, backoff_max=0.5)
@@ -197,6 +198,89 @@ if __name__ == "__main__":
     )
     assert done.returncode == 0, done.stderr
     assert _delivered(tmp_path / "d") == (500, 500)
+
+
+@pytest.mark.signals
+@pytest.mark.parametrize("moment", ["call", "return"])
+def test_a_signal_handler_that_raises_while_an_agent_starts_leaves_one_that_works(tmp_path, moment):
+    def strike(frame, event, _):
+        if frame.f_code is Engine.start.__code__ and event == moment:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return strike
+
+    agent = Agent(tmp_path, [MemoryDestination()])
+    before = sys.gettrace()
+    sys.settrace(strike)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            agent.start()
+    finally:
+        sys.settrace(before)
+    ended = threading.Thread(target=agent.close, daemon=True)
+    try:
+        assert agent.add_activity("acme", "u", "active").delivered(30)
+    finally:
+        ended.start()
+        ended.join(30)
+    assert not ended.is_alive()
+
+
+# The configuration is a pipe, so reading it lasts until that is closed.
+CHOOSING = """
+import per_agent
+os.mkfifo(sys.argv[2])
+os.environ.update(PER_AGENT_CONFIG=sys.argv[2], PER_AGENT_DATA_DIR=data_dir)
+signal.alarm(20)
+def come_between():
+    os.environ.pop("PER_AGENT_CONFIG")
+    assert add_activity("acme", "between", "active").stored(10)
+"""
+
+
+def test_a_signal_handler_that_records_while_the_default_agent_is_made_goes_on(tmp_path):
+    run(
+        CHOOSING
+        + """
+def handler(*_):
+    come_between()
+    os.close(writing)
+signal.signal(signal.SIGUSR1, handler)
+def strike():
+    global writing
+    writing = os.open(sys.argv[2], os.O_WRONLY)  # waits for who reads it
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+threading.Thread(target=strike).start()
+add_activity("acme", "first", "active")
+""",
+        tmp_path / "data",
+        str(tmp_path / "config"),
+    )
+    assert len(list((tmp_path / "data" / "spools").iterdir())) == 1, "one agent, whoever made it"
+    assert _delivered(tmp_path / "data") == (2, 2)
+
+
+def test_a_child_that_is_forked_while_the_default_agent_is_made_makes_its_own(tmp_path):
+    out = run(
+        CHOOSING
+        + """
+thread = threading.Thread(target=add_activity, args=("acme", "first", "active"))
+thread.start()
+writing = os.open(sys.argv[2], os.O_WRONLY)  # waits for who reads it
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    come_between()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+os.close(writing)
+thread.join()
+""",
+        tmp_path / "data",
+        str(tmp_path / "config"),
+    )
+    assert int(out) == 0
+    assert _delivered(tmp_path / "data") == (2, 2)
 
 
 def test_several_agents_in_one_process_and_several_processes_share_one_folder(tmp_path):

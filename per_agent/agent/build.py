@@ -19,6 +19,7 @@ from per_agent.passthrough import (
     Reports,
 )
 from per_agent.settings import (
+    LANE,
     DestinationSettings,
     LedgerSettings,
     PaymentKitSettings,
@@ -30,11 +31,21 @@ _Upstream = TypeVar("_Upstream", Per, PaymentKit)
 
 
 def lanes_of(destinations: Collection[Destination]) -> dict[type[Event], tuple[str, ...]]:
-    """For each kind of event the lanes that it goes to. Raises `ConfigError` where two share a name."""
+    """For each kind of event the lanes that it goes to. Raises `ConfigError` where a name cannot be one."""
     names = [destination.name for destination in destinations]
+    unfit = [name for name in dict.fromkeys(names) if LANE.fullmatch(name) is None]
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError([f"two destinations are named {name!r}: each needs its own lane" for name in twice])
+    if unfit or twice:
+        raise ConfigError(
+            [
+                *(
+                    f"a destination is named {name!r}: a name is up to 64 letters, digits, _ and -,"
+                    " and begins with a letter or a digit"
+                    for name in unfit
+                ),
+                *(f"two destinations are named {name!r}: each needs its own lane" for name in twice),
+            ]
+        )
     activity, meter = (
         tuple(d.name for d in destinations if kind in d.takes) for kind in (Activity, MeterEvent)
     )

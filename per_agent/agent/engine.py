@@ -50,6 +50,7 @@ class Engine:
         self._progress = progress
         self._pulse = Pulse()
         self._stopping = threading.Event()
+        self._starter: dict[str, bool] = {}  # whether it may start threads; a dict, since `setdefault` needs no lock
         self.started = threading.Event()
         """Set when the threads run, or will never."""
         self._log = Log()
@@ -76,7 +77,16 @@ class Engine:
         """
         _thread.start_new_thread(self._start_threads, ())
 
+    def abandon(self) -> bool:
+        """After a `start` that raised: have it not start anything. False where that thread runs all the same."""
+        if self._starter.setdefault("may", False):
+            return False
+        self.started.set()
+        return True
+
     def _start_threads(self) -> None:
+        if not self._starter.setdefault("may", True):
+            return
         try:
             while not self._stopping.is_set():
                 try:

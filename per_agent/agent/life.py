@@ -147,16 +147,20 @@ class Life:
         )
         if self._is_running():
             return  # a signal handler recorded an event meanwhile, and so has started one
-        self.engine = engine
         try:
+            self.engine = engine
             engine.start()
         except RuntimeError:
-            engine.started.set()
+            engine.abandon()
             if not store_here:
                 self.engine = None
                 self._log.error("no thread can be started: events wait in memory")
                 self.intake.wake_at(1)  # the next event tries again
             return
+        except BaseException:  # out of a signal handler: an engine without a thread would never be looked after
+            if engine.abandon():
+                self.engine = None
+            raise
         hooks.before_threads_end(engine.started)
         hooks.at_end_of_child(self.ended)
 

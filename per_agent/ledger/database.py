@@ -65,7 +65,7 @@ class Database:
         self._running: set[Connection] = set()
         self._lent = 0
         self._closings = 0
-        self._forking = False
+        self._forking = 0  # threads may fork at once
         self._inherited: list[Connection] | None = None
         _tell_of_forks(self)
 
@@ -164,7 +164,7 @@ class Database:
     def _before_fork(self) -> None:
         deadline = time.monotonic() + self._fork_seconds
         with self._changed:
-            self._forking = True
+            self._forking += 1
             while self._lent and time.monotonic() < deadline:
                 for connection in self._running:
                     connection.interrupt()  # has no effect between two statements: hence again and again
@@ -175,7 +175,8 @@ class Database:
 
     def _after_fork_in_parent(self) -> None:
         with self._changed:
-            self._forking = False
+            # Not below nothing: one that was made while a fork was under way has not counted it.
+            self._forking = max(0, self._forking - 1)
             self._changed.notify_all()
 
     def _after_fork_in_child(self) -> None:
@@ -185,7 +186,7 @@ class Database:
         self._idle = []
         self._running = set()
         self._lent = 0
-        self._forking = False
+        self._forking = 0
         self._changed = threading.Condition()  # the old one may be held by a thread that does not exist here
 
 

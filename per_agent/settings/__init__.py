@@ -17,6 +17,7 @@
 from per_agent.settings.environment import default_data_dir
 from per_agent.settings.load import example, load, secrets_of, show
 from per_agent.settings.places import socket_path, token_path
+from per_agent.settings.reader import LANE
 from per_agent.settings.secret import Secret
 from per_agent.settings.sections import (
     AgentSettings,
@@ -35,6 +36,7 @@ from per_agent.settings.upstreams import (
 )
 
 __all__ = [
+    "LANE",
     "AgentSettings",
     "DeliverySettings",
     "DestinationSettings",

@@ -19,7 +19,8 @@ from per_agent.settings.sections import SECTIONS
 from per_agent.settings.upstreams import DESTINATIONS, DestinationSettings, LedgerSettings
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_LANE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # also the name of a lane in the spool
+LANE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""A destination's name, which is also that of its lane in the spool: part of keys there, between slashes."""
 _MAX_SECRET_BYTES: Final = 8192
 _OTHERS_READ: Final = stat.S_IRGRP | stat.S_IROTH
 
@@ -65,7 +66,7 @@ class Reader:
         destinations = {}
         for name, table in tables.items():
             destination = self._destination(f"destinations.{_key(name)}", table)
-            if _LANE.fullmatch(name) is None:
+            if LANE.fullmatch(name) is None:
                 self.problems.append(
                     f"destinations.{_key(name)}: a destination's name is up to 64 letters, digits, _ and -"
                 )

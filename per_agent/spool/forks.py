@@ -26,12 +26,12 @@ class Closable(Protocol):
 
 
 class _Gate:
-    """Many may be inside, or one fork under way. Forks of one process are ordered by the interpreter's lock."""
+    """Many may be inside, or forks under way: threads may fork at once, and the first to be done lets nobody in."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside = 0
-        self._forking = False
+        self._forking = 0
         self.connections: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.locks: set[int] = set()
 
@@ -50,7 +50,7 @@ class _Gate:
     def before_fork(self) -> None:
         deadline = time.monotonic() + _LONGEST_WAIT
         with self._changed:
-            self._forking = True
+            self._forking += 1
             while self._inside and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
             if not self._inside:
@@ -59,7 +59,8 @@ class _Gate:
 
     def after_fork_in_parent(self) -> None:
         with self._changed:
-            self._forking = False
+            # Not below nothing: where a signal handler raised before it was counted, the fork goes on all the same.
+            self._forking = max(0, self._forking - 1)
             self._changed.notify_all()
 
     def after_fork_in_child(self) -> None:
@@ -69,7 +70,7 @@ class _Gate:
         self.locks.clear()
         self._changed = threading.Condition()  # the old one may be held by a thread that does not exist here
         self._inside = 0
-        self._forking = False
+        self._forking = 0
         self.connections = weakref.WeakSet()
 
 
