@@ -50,7 +50,9 @@ class Engine:
         self._progress = progress
         self._pulse = Pulse()
         self._stopping = threading.Event()
-        self._starter: dict[str, bool] = {}  # whether it may start threads; a dict, since `setdefault` needs no lock
+        self._starter: dict[
+            str, bool
+        ] = {}  # whether it may start threads; a dict, since `setdefault` needs no lock
         self.started = threading.Event()
         """Set when the threads run, or will never."""
         self._log = Log()

@@ -157,7 +157,9 @@ class Life:
                 self._log.error("no thread can be started: events wait in memory")
                 self.intake.wake_at(1)  # the next event tries again
             return
-        except BaseException:  # out of a signal handler: an engine without a thread would never be looked after
+        except (
+            BaseException
+        ):  # out of a signal handler: an engine without a thread would never be looked after
             if engine.abandon():
                 self.engine = None
             raise
