@@ -32,6 +32,7 @@ from per_agent.spool.trouble import Trouble
 from per_agent.spool.work import Head, Sign, Source, Work
 
 _FULL_RECHECK: Final = 0.25  # seconds between looks whether a full spool has room again
+_LINGER: Final = 0.05  # seconds at most that what is asked for waits for company, however long new events may
 
 
 class Spooler:
@@ -201,7 +202,8 @@ class Spooler:
         full = self.inflow.waiting() >= self.inflow.block_events
         if full or self._progress.awaited or any(work.hurried for work in self._works):
             return 0.0
-        return max(0.0, self._committed_at + self.linger - time.monotonic())
+        linger = min(self.linger, _LINGER) if self._works else self.linger
+        return max(0.0, self._committed_at + linger - time.monotonic())
 
     def _has_something(self) -> bool:
         return bool(self._works) or self.inflow.something
@@ -298,11 +300,8 @@ class Spooler:
         closed = SpoolError("the spool is closed")
         for work in self._works:
             work.fail(closed)
-        while True:
-            try:
-                asked = self.inbox.get_nowait()
-            except queue.Empty:
-                break
+        while not self.inbox.empty():
+            asked = self.inbox.get_nowait()
             if isinstance(asked, Work):
                 asked.fail(closed)
             elif isinstance(asked, Sign):
