@@ -361,7 +361,7 @@ def test_events_of_a_destination_that_is_no_longer_configured_are_kept(tmp_path,
 def test_the_books_know_each_event_once_while_it_is_on_its_way_to_the_disk(tmp_path):
     begun = returned = 0
     stop = threading.Event()
-    with Agent(tmp_path, [MemoryDestination()], intake=IntakeSettings(linger=0.005)) as agent:
+    with Agent(tmp_path, [MemoryDestination()], intake=IntakeSettings(linger=0.05)) as agent:
         agent.start(wait=True)
 
         def record() -> None:

@@ -36,6 +36,8 @@ def _seeded() -> random.Random:
 
 # gunicorn
 
+_ENDED = r"(?m)^.*Error handling request .*\nTraceback .*\n(?:[ \t].*\n)*SystemExit.*\n?"
+
 
 class Gunicorn:
     """gunicorn with the application of gunicorn_app.py, and who was answered."""
@@ -80,8 +82,8 @@ class Gunicorn:
         return worker
 
     def said(self) -> list[str]:
-        """What it wrote, but for its own words about workers that died by a signal."""
-        lines = self._log.read_text().splitlines()
+        """What it wrote, but for its own words about workers that a signal ended, if only after an answer."""
+        lines = re.sub(_ENDED, "", self._log.read_text()).splitlines()
         return [
             line for line in lines if not re.search(r"Worker \(pid:\d+\) was sent SIG(KILL|QUIT|TERM)", line)
         ]
